@@ -1,0 +1,80 @@
+"""Attention on tensors of the caller's own, checked at the door."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from kqv.attention.dense import dense
+from kqv.attention.masks import MaskLike, as_mask
+from kqv.attention.result import AttentionResult
+from kqv.errors import InputError
+
+
+def attend(
+    q: Float[Tensor, "..."],
+    k: Float[Tensor, "..."],
+    v: Float[Tensor, "..."],
+    *,
+    mask: MaskLike = "none",
+    bias: Float[Tensor, "..."] | None = None,
+    scale: float | None = None,
+) -> AttentionResult:
+    """Scaled dot-product attention with every step kept: scores, scaled scores, weights, output.
+
+    q, k and v are [n, d] for one head, [H, n, d] for several, or [B, H, n, d]; where they have no batch dimension, the result has
+    none. `mask` is "none", "causal", booleans [n, m] (or with heads before them; true = visible) or a `Mask`. `bias` is added to
+    the scaled scores, and broadcasts. Raises `InputError` for shapes that don't fit, a query that sees no key, and numbers that
+    aren't finite.
+
+    >>> attend(torch.zeros(2, 1), torch.zeros(2, 1), torch.tensor([[1.0], [3.0]]), mask="causal").output.tolist()
+    [[[1.0], [2.0]]]
+    """
+    check_shapes(q, k, v)
+    for name, tensor in (("q", q), ("k", k), ("v", v), ("bias", bias)):
+        if tensor is not None and not tensor.isfinite().all():
+            raise InputError(f"{name} holds NaN or an infinity", (name,))
+    q4, k4, v4 = (tensor[(None,) * (4 - tensor.ndim)] for tensor in (q, k, v))
+    shape = (*q4.shape[:3], k4.shape[2])
+    if isinstance(mask, Tensor):
+        check_broadcast(mask, shape, "mask")
+    if bias is not None:
+        check_broadcast(bias, shape, "bias")
+        bias = bias[(None,) * (4 - bias.ndim)]
+    result = dense(q4, k4, v4, mask=as_mask(mask), bias=bias, scale=scale)
+    check_result(result)
+    return result if q.ndim == 4 else result.entry(0)
+
+
+def check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raise `InputError` where q, k and v don't belong together."""
+    shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in (("q", q), ("k", k), ("v", v)))
+    if not 2 <= q.ndim <= 4 or not q.ndim == k.ndim == v.ndim:
+        raise InputError(f"q, k and v are all [n, d], all [heads, n, d] or all [batch, heads, n, d], not {shapes}", ("q",))
+    if 0 in (*q.shape, *k.shape, *v.shape):
+        raise InputError(f"q, k and v need at least one number in every dimension, not {shapes}", ("q",))
+    if q.shape[-1] != k.shape[-1]:
+        raise InputError(f"q and k need the same width, not {shapes}", ("k",))
+    if k.shape[:-1] != v.shape[:-1]:
+        raise InputError(f"k and v need the same heads and length, not {shapes}", ("v",))
+    if (q.ndim > 2 and q.shape[-3] % k.shape[-3]) or q.shape[:-3] != k.shape[:-3]:
+        raise InputError(f"the heads of k and v divide those of q, in the same batch, not {shapes}", ("k",))
+
+
+def check_broadcast(tensor: Tensor, shape: tuple[int, ...], name: str) -> None:
+    """Raise `InputError` where a mask or bias doesn't fit [batch, heads, queries, keys]."""
+    pairs = zip(tensor.shape[::-1], shape[::-1], strict=False)
+    if not 2 <= tensor.ndim <= 4 or tensor.shape[-2:] != shape[-2:] or any(size not in (1, whole) for size, whole in pairs):
+        raise InputError(
+            f"{name} is [queries, keys] = {list(shape[-2:])}, or with heads before them, not {list(tensor.shape)}", (name,)
+        )
+
+
+def check_result(result: AttentionResult) -> None:
+    """Raise `InputError` for a query that sees nothing, and for scores that left the range of floating point."""
+    assert result.visible is not None and result.scores is not None
+    blind = ~result.visible.any(-1)
+    if blind.any():
+        raise InputError(
+            f"mask hides every key from query {int(blind.nonzero()[0, -1])}; let each query see at least one", ("mask",)
+        )
+    if not (result.scores.isfinite().all() and result.output.isfinite().all()):
+        raise InputError(f"the scores overflow {str(result.scores.dtype).removeprefix('torch.')}; scale q and k down", ("q",))

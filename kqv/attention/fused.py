@@ -1,0 +1,42 @@
+"""The same output by torch's fused kernel, which never shows its weights: the fastest path where nobody asked to look."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from kqv.attention.masks import Causal, Everything, Mask, visible
+from kqv.attention.result import AttentionResult
+
+
+def fused(
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B G S D"],
+    v: Float[Tensor, "B G S E"],
+    *,
+    mask: Mask = Everything(),
+    bias: Float[Tensor, "#B #H #T #S"] | None = None,
+    scale: float | None = None,
+) -> AttentionResult:
+    """What `dense` returns, the output alone."""
+    square_causal = isinstance(mask, Causal) and q.shape[2] == k.shape[2] and bias is None
+    output = scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=None if square_causal else _additive(mask, bias, q, k),
+        is_causal=square_causal,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return AttentionResult(output=output)
+
+
+def _additive(mask: Mask, bias: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
+    """Mask and bias as the one tensor that torch takes: booleans, or a sum with −inf where masked; None for neither."""
+    if isinstance(mask, Everything):
+        return None if bias is None else bias.to(q.dtype)
+    seen = visible(mask, (q.shape[0], q.shape[1], q.shape[2], k.shape[2]), q.device)
+    return seen if bias is None else torch.where(seen, bias.to(q.dtype), -math.inf)

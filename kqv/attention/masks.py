@@ -1,0 +1,125 @@
+"""Who may look at whom.
+
+A mask is a predicate of (batch, head, query, key): index tensors that broadcast against each other go in, booleans come out,
+true where the query may see the key. So a mask can be evaluated for any block of queries and keys, and masks compose with `&`:
+
+    Causal() & Window(before=128, after=0)
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+Index = Int[Tensor, "..."]
+Visible = Bool[Tensor, "..."]
+
+
+class Mask(ABC):
+    """A predicate of (batch, head, query, key); true where the query may see the key."""
+
+    @abstractmethod
+    def __call__(self, batch: Index, head: Index, query: Index, key: Index) -> Visible:
+        """Broadcast the four indices; return whether each query may see each key."""
+
+    def __and__(self, other: "Mask") -> "Mask":
+        if isinstance(self, Everything):
+            return other
+        return self if isinstance(other, Everything) else Both(self, other)
+
+
+@dataclass(frozen=True)
+class Everything(Mask):
+    """Every query sees every key."""
+
+    def __call__(self, batch: Index, head: Index, query: Index, key: Index) -> Visible:
+        return torch.ones((1, 1, 1, 1), dtype=torch.bool, device=key.device)
+
+
+@dataclass(frozen=True)
+class Causal(Mask):
+    """A query sees itself and what came before it."""
+
+    def __call__(self, batch: Index, head: Index, query: Index, key: Index) -> Visible:
+        return key <= query
+
+
+@dataclass(frozen=True)
+class Window(Mask):
+    """A query sees `before` keys to its left, itself, and `after` keys to its right (Longformer, Mistral)."""
+
+    before: int
+    after: int
+
+    def __call__(self, batch: Index, head: Index, query: Index, key: Index) -> Visible:
+        return (query - key <= self.before) & (key - query <= self.after)
+
+
+@dataclass(frozen=True, eq=False)
+class Padding(Mask):
+    """Keys at or past a batch entry's length are padding, and nobody sees them."""
+
+    lengths: Int[Tensor, " B"]
+
+    def __call__(self, batch: Index, head: Index, query: Index, key: Index) -> Visible:
+        return key < self.lengths[batch]
+
+
+@dataclass(frozen=True, eq=False)
+class Document(Mask):
+    """Several documents in one row: a query sees the keys of its own document."""
+
+    query_documents: Int[Tensor, " T"]
+    key_documents: Int[Tensor, " S"]
+
+    def __call__(self, batch: Index, head: Index, query: Index, key: Index) -> Visible:
+        return self.query_documents[query] == self.key_documents[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Table(Mask):
+    """A mask spelled out, true where the query may see the key."""
+
+    table: Bool[Tensor, "#B #H T S"]
+
+    def __call__(self, batch: Index, head: Index, query: Index, key: Index) -> Visible:
+        batches, heads = self.table.shape[:2]
+        return self.table[batch if batches > 1 else 0 * batch, head if heads > 1 else 0 * head, query, key]
+
+
+@dataclass(frozen=True, eq=False)
+class Both(Mask):
+    """Seen under both masks; what `&` makes."""
+
+    first: Mask
+    second: Mask
+
+    def __call__(self, batch: Index, head: Index, query: Index, key: Index) -> Visible:
+        return self.first(batch, head, query, key) & self.second(batch, head, query, key)
+
+
+def visible(mask: Mask, shape: tuple[int, int, int, int], device: torch.device) -> Bool[Tensor, "#B #H T S"]:
+    """Evaluate `mask` for a whole (B, H, T, S); batch entries and heads that it doesn't tell apart share one map.
+
+    >>> visible(Causal(), (1, 1, 2, 2), torch.device("cpu")).tolist()
+    [[[[True, False], [True, True]]]]
+    """
+    batch, head, query, key = (
+        torch.arange(size, device=device).view([-1 if axis == own else 1 for axis in range(4)]) for own, size in enumerate(shape)
+    )
+    return mask(batch, head, query, key).expand(-1, -1, shape[2], shape[3])
+
+
+MaskLike = Mask | Literal["none", "causal"] | Bool[Tensor, "..."]
+
+
+def as_mask(mask: MaskLike) -> Mask:
+    """The mask that a caller means by a name, or by booleans of shape [T, S], [H, T, S] or [B, H, T, S]."""
+    if isinstance(mask, Mask):
+        return mask
+    if isinstance(mask, str):
+        return {"none": Everything(), "causal": Causal()}[mask]
+    return Table(mask[(None,) * (4 - mask.ndim)])

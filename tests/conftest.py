@@ -1,0 +1,31 @@
+"""What all tests share: every random draw is the same in every run."""
+
+import hypothesis
+import pytest
+import torch
+
+hypothesis.settings.register_profile("kqv", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("kqv")
+
+
+class TorchRandom:
+    """torch's global generator, as Hypothesis wants it: it reseeds before every example."""
+
+    seed = staticmethod(torch.manual_seed)
+    getstate = staticmethod(torch.get_rng_state)
+    setstate = staticmethod(torch.set_rng_state)
+
+
+TORCH_RANDOM = TorchRandom()  # Hypothesis holds only a weak reference
+hypothesis.register_random(TORCH_RANDOM)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads() -> None:
+    """The order of a sum, and so its last bits, depends on how many threads share it."""
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
