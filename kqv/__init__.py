@@ -5,36 +5,7 @@ model = kqv.load("minilm")
 analysis.attention["encoder"].diagnostics["entropy"]      # [layers, heads]
 """
 
-from kqv.analysis import Analysis, Checks, GroupAnalysis, TopWeights
-from kqv.attention.attend import attend
-from kqv.attention.multi_head import MultiHeadResult, Projections, draw_projections, multi_head
-from kqv.attention.result import AttentionResult
-from kqv.config import ModelConfig
-from kqv.engine import Job, Model, load
-from kqv.errors import CheckpointError, InputError, KqvError, UnsupportedError
-from kqv.inputs import Input, TokenSequence
-from kqv.selection import Selection
+import lazy_loader
 
-__all__ = [
-    "Analysis",
-    "AttentionResult",
-    "CheckpointError",
-    "Checks",
-    "GroupAnalysis",
-    "Input",
-    "InputError",
-    "Job",
-    "KqvError",
-    "Model",
-    "ModelConfig",
-    "MultiHeadResult",
-    "Projections",
-    "Selection",
-    "TokenSequence",
-    "TopWeights",
-    "UnsupportedError",
-    "attend",
-    "draw_projections",
-    "load",
-    "multi_head",
-]
+# The names are in __init__.pyi; each is imported when it is first used, so that the model store can be had without torch.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -171,15 +171,26 @@ class Model:
 def load(
     name: str | Path,
     *,
-    device: str | torch.device = "cpu",
+    device: str = "auto",
     dtype: torch.dtype = torch.float32,
     store: Path = DEFAULT_STORE,
 ) -> Model:
     """Load a model by the name that it was pulled under, or from a checkpoint directory; its id is the directory's name.
 
-    Raises `CheckpointError` where the files are missing, damaged or contradict each other.
+    `device` is named as torch names it; "auto" is a GPU where there is one. Raises `CheckpointError` where the files are missing,
+    damaged or contradict each other, and `UnsupportedError` for a device that isn't there.
     """
     directory = find(name, store)
     checkpoint = read_checkpoint(directory)
-    transformer = checkpoint.transformer.requires_grad_(False).eval().to(device=device, dtype=dtype)
+    transformer = checkpoint.transformer.requires_grad_(False).eval().to(device=pick_device(device), dtype=dtype)
     return Model(directory.name, transformer, checkpoint.tokenizer, checkpoint.revision)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that a name means. Raises `UnsupportedError` where this machine, or this torch, has none such."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by the kind of device
+        raise UnsupportedError(f"there is no device {name!r} here: {str(error).splitlines()[0]}") from error

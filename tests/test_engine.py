@@ -301,3 +301,9 @@ def test_unusual_characters_are_text_like_any_other(model: kqv.Model) -> None:
         [found] = model.analyze([text])
         assert found.hidden.isfinite().all()
         assert found.tokens[0] == "[CLS]"
+
+
+@pytest.mark.parametrize("device", ["nowhere", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(directory: Path, reference: transformers.BertModel, device: str) -> None:
+    with pytest.raises(kqv.UnsupportedError, match=f"no device '{device}'"):
+        kqv.load(directory, device=device)

@@ -1,0 +1,33 @@
+from .analysis import Analysis, Checks, GroupAnalysis, TopWeights
+from .attention.attend import attend
+from .attention.multi_head import MultiHeadResult, Projections, draw_projections, multi_head
+from .attention.result import AttentionResult
+from .config import ModelConfig
+from .engine import Job, Model, load
+from .errors import CheckpointError, InputError, KqvError, UnsupportedError
+from .inputs import Input, TokenSequence
+from .selection import Selection
+
+__all__ = [
+    "Analysis",
+    "AttentionResult",
+    "CheckpointError",
+    "Checks",
+    "GroupAnalysis",
+    "Input",
+    "InputError",
+    "Job",
+    "KqvError",
+    "Model",
+    "ModelConfig",
+    "MultiHeadResult",
+    "Projections",
+    "Selection",
+    "TokenSequence",
+    "TopWeights",
+    "UnsupportedError",
+    "attend",
+    "draw_projections",
+    "load",
+    "multi_head",
+]
