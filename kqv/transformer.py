@@ -5,12 +5,13 @@ the fused kernel, an analysis takes one that looks.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, relu
+from torch.overrides import TorchFunctionMode
 
 from kqv.attention.masks import Causal, Everything, Mask
 from kqv.attention.packed import Attend, AttentionCall, attend_fused
@@ -172,6 +173,21 @@ class Transformer(nn.Module):
                 row = stack(inputs, row, attend)
         assert row is not None
         return row
+
+
+def lay_out(config: ModelConfig) -> Transformer:
+    """The model without numbers, on the meta device, for a checkpoint's tensors to be put in."""
+    with torch.device("meta"), Unfilled():
+        return Transformer(config)
+
+
+class Unfilled(TorchFunctionMode):
+    """Leaves new parameters as they are: to fill those of the meta device, torch would import its compiler, which takes 0.9 s."""
+
+    def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def layer_norm(config: ModelConfig) -> nn.LayerNorm:

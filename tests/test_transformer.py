@@ -1,5 +1,8 @@
 """One definition against torch's encoder, decoder and encoder–decoder on random weights, packed against padded."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -137,3 +140,16 @@ def test_sinusoidal_positions_reach_the_model_without_a_checkpoint() -> None:
     torch.testing.assert_close(table[0], torch.tensor([0.0, 1.0] * 4))
     torch.testing.assert_close(table[3, :2], torch.tensor([3.0]).sin().new_tensor([0.1411200081, -0.9899924966]))
     torch.testing.assert_close(table[3, 6], torch.tensor(3e-3).sin())  # 10000^(6/8) = 1000
+
+
+def test_laying_out_a_model_fills_nothing_and_loads_no_compiler() -> None:
+    script = """
+import sys
+from kqv.config import ModelConfig
+from kqv.transformer import lay_out
+sizes = {"vocabulary_size": 7, "context": 5, "d_model": 8, "num_heads": 2, "d_feed_forward": 3, "encoder_layers": 1}
+config = ModelConfig(architecture="encoder", **sizes)
+assert all(parameter.is_meta for parameter in lay_out(config).parameters())
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -16,7 +15,7 @@ from kqv.checkpoints import bert
 from kqv.checkpoints.names import assemble
 from kqv.errors import CheckpointError
 from kqv.tokenizer import Tokenizer
-from kqv.transformer import Transformer
+from kqv.transformer import Transformer, lay_out
 
 READERS = {"bert": bert}
 """By `model_type`: modules with `config`, `NAMES`, `PREFIX` and `IGNORED`."""
@@ -46,8 +45,7 @@ def read_checkpoint(directory: Path) -> Checkpoint:
         config = dataclasses.replace(reader.config(raw), **pooling(directory))
     except KeyError as error:
         raise CheckpointError(f"config.json says it is a {kind} model, but lacks {error}") from error
-    with torch.device("meta"):
-        transformer = Transformer(config)
+    transformer = lay_out(config)
     tensors = {name.removeprefix(reader.PREFIX): tensor for name, tensor in read_tensors(directory).items()}
     weights = assemble(transformer.state_dict(), reader.NAMES, tensors, reader.IGNORED)
     transformer.load_state_dict(weights, assign=True)
