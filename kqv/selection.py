@@ -45,9 +45,9 @@ class Selection:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The ids of the diagnostics that are wanted."""
+        """The ids of the diagnostics that are wanted, each once."""
         if isinstance(self.diagnostics, tuple):
-            return self.diagnostics
+            return tuple(dict.fromkeys(self.diagnostics))
         return DEFAULT_DIAGNOSTICS if self.diagnostics == "all" else ()
 
     @property

@@ -1,6 +1,5 @@
 """The real MiniLM against transformers' eager BERT: every weight of every layer and head, alone and in mixed batches."""
 
-import os
 import pydoc_data.topics
 from pathlib import Path
 
@@ -9,29 +8,13 @@ import torch
 import transformers
 
 import kqv
-from kqv.store import DEFAULT_STORE, find
 
 WEIGHTS, HIDDEN = {"rtol": 0, "atol": 1e-5}, {"rtol": 0, "atol": 1e-4}  # float32 roundings come to a tenth of these
 
 
 @pytest.fixture(scope="module")
-def directory() -> Path:
-    try:
-        return find("minilm", DEFAULT_STORE)
-    except kqv.CheckpointError:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip("needs the real weights: kqv pull minilm")
-
-
-@pytest.fixture(scope="module")
-def model(directory: Path) -> kqv.Model:
-    return kqv.load("minilm")
-
-
-@pytest.fixture(scope="module")
-def reference(directory: Path) -> transformers.BertModel:
-    return transformers.BertModel.from_pretrained(directory, attn_implementation="eager").eval()
+def reference(minilm_directory: Path) -> transformers.BertModel:
+    return transformers.BertModel.from_pretrained(minilm_directory, attn_implementation="eager").eval()
 
 
 def real_sentences() -> list[str]:
@@ -45,9 +28,9 @@ def real_sentences() -> list[str]:
     return [*sentences, "The cat sat on the mat.", "!"]
 
 
-def test_every_weight_and_hidden_state_equals_transformers(model: kqv.Model, reference: transformers.BertModel) -> None:
+def test_every_weight_and_hidden_state_equals_transformers(minilm: kqv.Model, reference: transformers.BertModel) -> None:
     sentences = real_sentences()
-    sequences = [model.read(sentence, "right") for sentence in sentences]
+    sequences = [minilm.read(sentence, "right") for sentence in sentences]
     lengths = [len(sequence) for sequence in sequences]
     assert len(sentences) >= 50
     assert min(lengths) <= 3
@@ -57,9 +40,9 @@ def test_every_weight_and_hidden_state_equals_transformers(model: kqv.Model, ref
     order = [*range(0, len(sequences), 2), *range(1, len(sequences), 2)]
     for start in range(0, len(order), 8):
         batch = order[start : start + 8]
-        together = model.analyze_jobs([kqv.Job(sequences[index], selection) for index in batch])
+        together = minilm.analyze_jobs([kqv.Job(sequences[index], selection) for index in batch])
         for index, batched in zip(batch, together, strict=True):
-            [alone] = model.analyze_jobs([kqv.Job(sequences[index], selection)])
+            [alone] = minilm.analyze_jobs([kqv.Job(sequences[index], selection)])
             with torch.inference_mode():
                 expected = reference(torch.tensor([sequences[index].ids]), output_attentions=True)
             for found in (alone, batched):
@@ -68,21 +51,21 @@ def test_every_weight_and_hidden_state_equals_transformers(model: kqv.Model, ref
             torch.testing.assert_close(batched.attention["encoder"].weights, alone.attention["encoder"].weights, **WEIGHTS)
 
 
-def test_a_single_token_is_a_sequence(model: kqv.Model, reference: transformers.BertModel) -> None:
-    [found] = model.analyze([[1996]])
+def test_a_single_token_is_a_sequence(minilm: kqv.Model, reference: transformers.BertModel) -> None:
+    [found] = minilm.analyze([[1996]])
     with torch.inference_mode():
         expected = reference(torch.tensor([[1996]]))
     torch.testing.assert_close(found.hidden, expected.last_hidden_state[0], **HIDDEN)
     assert (found.attention["encoder"].weights == 1).all()
 
 
-def test_ids_are_those_of_transformers_tokenizer(model: kqv.Model, directory: Path) -> None:
-    theirs = transformers.AutoTokenizer.from_pretrained(directory)
+def test_ids_are_those_of_transformers_tokenizer(minilm: kqv.Model, minilm_directory: Path) -> None:
+    theirs = transformers.AutoTokenizer.from_pretrained(minilm_directory)
     for sentence in [*real_sentences()[:20], "Füße, naïve 東京 😀 don't"]:
-        assert list(model.read(sentence).ids) == theirs(sentence)["input_ids"]
+        assert list(minilm.read(sentence).ids) == theirs(sentence)["input_ids"]
 
 
-def test_a_head_of_the_first_layer_looks_at_the_previous_token(model: kqv.Model) -> None:
+def test_a_head_of_the_first_layer_looks_at_the_previous_token(minilm: kqv.Model) -> None:
     """What a reader finds first in this model: layer 0, head 2."""
-    [found] = model.analyze(["The cat sat on the mat."])
+    [found] = minilm.analyze(["The cat sat on the mat."])
     assert found.attention["encoder"].diagnostics["previous"][0, 2] > 0.99

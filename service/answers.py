@@ -1,0 +1,218 @@
+"""Answers as they are on the wire: they are encoded straight from the engine's results, and described here for /docs."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from kqv.config import Architecture, Group
+
+Figure = float | None
+Vector = list[float]
+Rows = list[list[float]]
+Heads = list[list[list[list[float]]]]
+
+
+class Answer(BaseModel):
+    """An object in an answer; a field that was not asked for is absent."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class TopWeights(Answer):
+    """The keys that each query looks at most, strongest first."""
+
+    keys: list[list[list[list[int]]]]
+    """[L][H][Q][k] indices into the whole sequence."""
+    weights: Heads
+    """[L][H][Q][k]."""
+
+
+class GroupAnswer(Answer):
+    """One kind of attention of one sequence: L layers, H heads, Q queries, K keys, n tokens."""
+
+    layers: list[int]
+    """The layers reported, in order."""
+    heads: list[int]
+    """The heads reported, in order."""
+    weights: Heads | None = None
+    """[L][H][Q][K], with weights "full"."""
+    top: TopWeights | None = None
+    """With weights "top"."""
+    pooled: Heads | None = None
+    """[L][H][p][p], with weights "pooled": the largest weight of each tile."""
+    q: Heads | None = None
+    """[L][H][n][d_k]."""
+    k: Heads | None = None
+    """[L][H][n][d_k]."""
+    v: Heads | None = None
+    """[L][H][n][d_v]."""
+    scaled_scores: list[list[list[list[Figure]]]] | None = None
+    """[L][H][Q][K], null where masked."""
+    head_outputs: Heads | None = None
+    """[L][H][n][d_v]."""
+    diagnostics: dict[str, list[list[Figure | list[Figure]]]] | None = None
+    """By id: [L][H], [L][H][Q] with per_query, [L][H][H] for similarity; null where undefined."""
+
+
+class Checks(Answer):
+    """What the answer's attention was measured to obey."""
+
+    row_sum_error: float
+    """The largest |Σp − 1| of any query that sees a key."""
+    forbidden_mass: float
+    """The largest weight on a masked key."""
+
+
+class SequenceAnswer(Answer):
+    """All that was asked about one sequence, without padding."""
+
+    tokens: list[str] | None = None
+    """Token strings; absent where embeddings were given, or the model has no tokenizer."""
+    token_ids: list[int] | None = None
+    """Token ids; absent where embeddings were given."""
+    truncated: int
+    """How many tokens were cut off to fit the model's context."""
+    attention: dict[Group, GroupAnswer] | None = None
+    """What was asked of each kind of attention that the model has."""
+    hidden: Rows | None = None
+    """[n][d], the last hidden state."""
+    pooled: Vector | None = None
+    """[d], one vector for the sequence."""
+    logits: Rows | None = None
+    """[n][vocabulary]."""
+    checks: Checks | None = None
+    """Absent where no attention was looked at."""
+
+
+class Usage(Answer):
+    """What the request amounted to."""
+
+    sequences: int
+    """Sequences in the request."""
+    tokens: int
+    """Tokens in all of them."""
+
+
+class Timing(Answer):
+    """Where the time went."""
+
+    queue_ms: float
+    """The longest that a sequence waited for the device."""
+    compute_ms: float
+    """How long the device worked on the batches that the request was in."""
+    batch_sequences: int
+    """Sequences in the largest of those batches, of this request and of others."""
+
+
+class AnalyzeAnswer(Answer):
+    """A result for each sequence, in the request's order."""
+
+    model: str
+    """Id of the model that answered."""
+    results: list[SequenceAnswer]
+    usage: Usage
+    timing: Timing
+
+
+class AttendAnswer(Answer):
+    """The steps of attention, each named as in the formula: H heads, n queries, m keys."""
+
+    q: list[Rows] | None = None
+    """[H][n][d_k]."""
+    k: list[Rows] | None = None
+    """[H][m][d_k]."""
+    v: list[Rows] | None = None
+    """[H][m][d_v]."""
+    scores: list[Rows] | None = None
+    """Q·Kᵀ, [H][n][m]."""
+    scaled_scores: list[list[list[Figure]]] | None = None
+    """scores · scale + bias, [H][n][m], null where masked."""
+    weights: list[Rows] | None = None
+    """softmax(scaled_scores), [H][n][m]."""
+    head_outputs: list[Rows] | None = None
+    """weights · V, [H][n][d_v]."""
+    output: Rows | None = None
+    """Concat(head_outputs) · W_O, [n][d]; without projections the heads' outputs side by side."""
+    diagnostics: dict[str, list[Figure]] | None = None
+    """By id, [H]; null where undefined."""
+
+
+class TokenizedText(Answer):
+    """One entry a token in each field."""
+
+    token_ids: list[int]
+    tokens: list[str]
+    offsets: list[tuple[int, int]]
+    """Half-open ranges of characters in the segment that the token is from; [0, 0] for special tokens."""
+    token_types: list[int]
+    """0 in the first segment, 1 in the second."""
+
+
+class TokenizeAnswer(Answer):
+    """A result for each text, in the request's order."""
+
+    model: str
+    results: list[TokenizedText]
+    usage: Usage
+
+
+class ModelCard(Answer):
+    """What a model is."""
+
+    id: str
+    object: Literal["model"] = "model"
+    architecture: Architecture
+    layers: int
+    """Layers of all its stacks together."""
+    groups: dict[Group, int]
+    """The kinds of attention that it has, each with its number of layers."""
+    heads: int
+    """Heads of each layer."""
+    d_model: int
+    """Width of the residual stream."""
+    context: int
+    """Longest sequence, in tokens."""
+    vocabulary_size: int
+    dtype: str
+    device: str
+    parameters: int
+    """Number of weights; shared ones count once."""
+    revision: str
+    """Tells two versions of a model apart."""
+
+
+class ModelList(Answer):
+    """The models that are served, the default one first."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class Health(Answer):
+    """The service is up."""
+
+    status: Literal["ok"] = "ok"
+
+
+class FieldProblem(Answer):
+    """One field at fault."""
+
+    loc: list[str | int]
+    """Its path in the request."""
+    msg: str
+    """What is wrong with it, and what to do."""
+
+
+class Problem(Answer):
+    """A problem document (RFC 9457)."""
+
+    type: str
+    """Tells kinds of problems apart; about:blank where the status says it all."""
+    title: str
+    status: int
+    detail: str
+    """What went wrong here, and what to do."""
+    request_id: str
+    """The X-Request-Id of this request, by which the log has it."""
+    errors: list[FieldProblem] | None = None
+    """The fields at fault, with status 422."""

@@ -1,0 +1,53 @@
+"""What routes ask for by type."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+
+from service.batching import Batcher
+from service.caller import Caller
+from service.models import Models
+from service.settings import Settings
+
+
+@dataclass
+class Service:
+    """All that outlives a request."""
+
+    settings: Settings
+    models: Models
+    batcher: Batcher
+    draining: bool = False
+    """About to stop: requests are still taken, but no new ones should be sent here."""
+
+
+# Coroutines, although they await nothing: FastAPI would run plain functions in a thread, which takes longer than they do.
+
+
+async def get_service(request: Request) -> Service:
+    """The service that the app was made with."""
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceDependency = Annotated[Service, Depends(get_service)]
+
+
+async def get_caller(
+    request: Request,
+    service: ServiceDependency,
+    x_request_timeout_ms: Annotated[int | None, Header(ge=1, le=86_400_000, description="How long the caller will wait.")] = None,
+) -> Caller:
+    """The caller, with the deadline that the header or the settings give."""
+    timeout_ms = x_request_timeout_ms or service.settings.request_timeout_ms
+    return Caller(request, timeout_ms, asyncio.get_running_loop().time() + timeout_ms / 1e3)
+
+
+CallerDependency = Annotated[Caller, Depends(get_caller)]
+
+
+async def check_ready(service: ServiceDependency) -> None:
+    """Raise `UnavailableError` while the models are being loaded."""
+    service.models.all()

@@ -1,0 +1,149 @@
+"""What a request asks for in the engine's terms, checked at the door so that little that is invalid ever waits for the device."""
+
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast, get_args
+
+from kqv import Input, InputError, Model, Selection, UnsupportedError
+from kqv.engine import Job
+from kqv.inputs import TokenSequence, Truncate
+from service import requests
+from service.attending import PROJECTIONS, Attention, sizes_of
+from service.encoding import BYTES_PER_NUMBER
+from service.errors import AnswerTooLargeError, Location, located
+from service.settings import Settings
+from service.tensors import booleans, floats
+
+SMALLER_ANALYSIS = (
+    'ask for weights "top" or "pooled", for fewer layers, heads or outputs, for a crop, or for fewer sequences at once'
+)
+SMALLER_ATTENTION = "leave steps out of include, or send fewer queries and keys at once"
+HEADS = ("q", "k", "v")
+VECTORS = ("x", "context", "num_heads", *PROJECTIONS, "seed")
+TENSORS = (*HEADS, "x", "context", *PROJECTIONS, "bias")
+
+JobT = TypeVar("JobT")
+
+
+@dataclass(frozen=True)
+class Asked(Generic[JobT]):
+    """A request that has been read."""
+
+    jobs: list[JobT]
+    tokens: list[int]
+    """What each job costs."""
+    answer_bytes: int
+    """How long the answer will be, about."""
+
+
+def read_analysis(body: requests.AnalyzeRequest, model: Model, settings: Settings) -> Asked[Job]:
+    """A job for each sequence. Raises `InputError` at the first wrong field, `AnswerTooLargeError` for too long an answer."""
+    selection = read_selection(body)
+    given = placed(body.input)
+    check_count(len(given), settings)
+    jobs = [Job(read_sequence(sequence, location, model, body.truncate), selection) for location, sequence in given]
+    predicted = predict_bytes(sum(model.answer_numbers(*job) for job in jobs), settings, SMALLER_ANALYSIS)
+    return Asked(jobs, [len(job.sequence) for job in jobs], predicted)
+
+
+def check_count(sequences: int, settings: Settings) -> None:
+    """Raise `InputError` for more sequences than one request may hold."""
+    if sequences > settings.max_sequences:
+        message = f"a request holds at most {settings.max_sequences} sequences, not {sequences}; send several requests"
+        raise InputError(message, ("input",))
+
+
+def read_selection(body: requests.AnalyzeRequest) -> Selection:
+    """What is to be kept of every sequence."""
+    return Selection(
+        layers=None if body.layers is None else tuple(body.layers),
+        heads=None if body.heads is None else tuple(body.heads),
+        weights=body.weights,
+        top_k=body.top_k,
+        pool=body.pool,
+        queries=body.queries,
+        keys=body.keys,
+        diagnostics=tuple(body.diagnostics) if isinstance(body.diagnostics, list) else body.diagnostics,
+        per_query=body.per_query,
+        outputs=tuple(body.outputs),
+    )
+
+
+def placed(given: requests.Input) -> list[tuple[Location, requests.Sequence]]:
+    """Each sequence of a request, and where it stands there."""
+    if isinstance(given, list) and not (given and isinstance(given[0], int)):
+        return [(("input", index), sequence) for index, sequence in enumerate(cast(list[requests.Sequence], given))]
+    return [(("input",), given)]
+
+
+def read_sequence(given: requests.Sequence, location: Location, model: Model, truncate: Truncate) -> TokenSequence:
+    """As the model reads it. A bare text or list of ids has no field of its own, so an error's location doesn't name one."""
+    if isinstance(given, requests.SequenceObject):
+        with located(*location):
+            return model.read(read_object(given), truncate)
+    with located(*location, inner=1):
+        return model.read(given, truncate)
+
+
+def read_object(given: requests.SequenceObject) -> Input:
+    embeddings = None if given.embeddings is None else floats(given.embeddings, "embeddings")
+    return Input(text=given.text, tokens=given.tokens, embeddings=embeddings, pair=given.pair)
+
+
+def read_texts(body: requests.TokenizeRequest, model: Model, settings: Settings) -> list[dict[str, Any]]:
+    """The fields of each text's answer. Raises `InputError`."""
+    if model.tokenizer is None:
+        raise UnsupportedError("this model came without a tokenizer.json", ("model",))
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    check_count(len(texts), settings)
+    if body.pair is not None and isinstance(body.input, list):
+        raise InputError("pair stands beside a single text, not beside a list", ("pair",))
+    encodings = [model.tokenizer.encode(text, body.pair) for text in texts]
+    return [
+        {"token_ids": each.ids, "tokens": each.tokens, "offsets": each.offsets, "token_types": each.token_types}
+        for each in encodings
+    ]
+
+
+def read_attention(body: requests.AttendRequest, settings: Settings) -> Asked[Attention]:
+    """Attention on the request's tensors. Raises `InputError` at the first wrong field, `AnswerTooLargeError` for too much."""
+    check_form(body)
+    given = {name: getattr(body, name) for name in TENSORS}
+    tensors = {name: floats(value, name) for name, value in given.items() if value is not None}
+    options: dict[str, Any] = {"scale": body.scale}
+    if isinstance(body.mask, str):
+        options["mask"] = body.mask
+    else:
+        tensors["mask"] = booleans(body.mask, "mask")
+    include = frozenset(get_args(requests.Step) if body.include is None else body.include)
+    attention = Attention(tensors, options, body.num_heads or 1, body.seed, include)
+    sizes = sizes_of(attention)
+    if sizes.held > settings.max_attend_numbers:
+        message = f"this takes {sizes.held} numbers in memory, more than the {settings.max_attend_numbers} allowed"
+        raise AnswerTooLargeError(f"{message}; send fewer queries and keys at once, or narrower vectors")
+    predicted = predict_bytes(sizes.shown(include), settings, SMALLER_ATTENTION)
+    return Asked([attention], [sizes.queries + sizes.keys], predicted)
+
+
+def check_form(body: requests.AttendRequest) -> None:
+    """Raise `InputError` unless the request is of one of the two forms, and whole."""
+    heads, vectors, projections = (
+        [name for name in names if getattr(body, name) is not None] for names in (HEADS, VECTORS, PROJECTIONS)
+    )
+    if heads and vectors:
+        raise InputError(f"{vectors[0]} can't stand beside {heads[0]}: give q, k and v, or x and what belongs to it", (vectors[0],))
+    if not heads and not vectors:
+        raise InputError("give q, k and v, or x with num_heads and w_q, w_k, w_v, w_o or a seed")
+    for name in HEADS if heads else ("x", "num_heads"):
+        if getattr(body, name) is None:
+            raise InputError(f"{name} is missing; {' and '.join(heads or vectors)} can't do without it", (name,))
+    if vectors and len(projections) != (4 if body.seed is None else 0):
+        raise InputError("x needs all of w_q, w_k, w_v and w_o, or in place of all of them a seed", ("seed",))
+
+
+def predict_bytes(numbers: int, settings: Settings, advice: str) -> int:
+    """About how much JSON so many numbers are. Raises `AnswerTooLargeError` where that is more than allowed."""
+    predicted, limit = numbers * BYTES_PER_NUMBER, settings.max_answer_bytes
+    if predicted > limit:
+        size = f"about {predicted / (1 << 20):.1f} MiB ({numbers} numbers), more than the {limit / (1 << 20):.1f} MiB allowed"
+        raise AnswerTooLargeError(f"the answer would be {size}; {advice}")
+    return predicted

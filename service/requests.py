@@ -1,0 +1,169 @@
+"""Requests and answers as they are on the wire. The docstring under a field is its description in /docs."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from kqv.diagnostics import DIAGNOSTICS
+from kqv.inputs import Truncate
+from kqv.selection import Output, Weights
+from service.tensors import AttentionMask, Matrices, Matrix
+from service.wire import IDS, LIST, OBJECT, TEXT, Items, Number, Wire, one_of, plain_form, sequence_form, unbuilt
+
+Crop = tuple[int, int]
+ModelId = Annotated[str, Field(max_length=256)]
+
+
+class SequenceObject(Wire):
+    """One sequence: exactly one of `text`, `tokens` and `embeddings`."""
+
+    text: str | None = None
+    """A text, which gets the tokenizer's special tokens."""
+    tokens: Items[int] | None = None
+    """Token ids, taken as they are."""
+    embeddings: Matrix | None = None
+    """Vectors [n, d_model] in place of the token embeddings; positions are still added."""
+    pair: str | None = None
+    """Second segment, beside `text`, for models that read two."""
+    target: Annotated[str | Items[int] | None, unbuilt(None)] = None
+    """What the decoder of an encoder–decoder reads. Not built yet."""
+
+
+Sequence = Annotated[
+    Annotated[str, TEXT] | Annotated[Items[int], IDS] | Annotated[SequenceObject, OBJECT],
+    one_of(sequence_form, "a text, a list of token ids, or an object with one of text, tokens and embeddings"),
+]
+Input = Annotated[
+    Annotated[str, TEXT]
+    | Annotated[Items[int], IDS]
+    | Annotated[SequenceObject, OBJECT]
+    | Annotated[Annotated[Items[Sequence], Field(min_length=1)], LIST],
+    one_of(sequence_form, "a sequence or a list of them; one is a text, a list of token ids, or an object"),
+]
+Diagnostics = Annotated[
+    Annotated[Literal["all", "none"], TEXT] | Annotated[Items[str], LIST],
+    one_of(plain_form, f'"all", "none", or a list of {", ".join(DIAGNOSTICS)}'),
+]
+
+
+class AnalyzeRequest(Wire):
+    """A forward pass of a model, and what to show of it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"input": "The cat sat on the mat."},
+                {
+                    "input": ["The cat sat.", {"text": "A question?", "pair": "An answer."}],
+                    "layers": [-1],
+                    "weights": "top",
+                    "top_k": 3,
+                },
+                {"input": [101, 1996, 4937, 102], "weights": "none", "diagnostics": ["entropy", "previous"], "outputs": ["pooled"]},
+            ]
+        }
+    )
+
+    model: ModelId | None = None
+    """Id of the model; the server's default without it."""
+    input: Input
+    """One sequence or a list of them: texts, lists of token ids, or objects."""
+    layers: Items[int] | None = None
+    """Layers to report, negative ones counted from the end; all without it."""
+    heads: Items[int] | None = None
+    """Heads to report, likewise."""
+    weights: Weights = "full"
+    """Whole attention maps, the `top_k` keys of each query, maps max-pooled to a side of `pool`, or none."""
+    top_k: int = Field(default=8, ge=1)
+    """Keys kept of each query with "top", and counted by the diagnostic top_k_mass; all where there are fewer."""
+    pool: int = Field(default=32, ge=1)
+    """Side of the maps with "pooled"."""
+    queries: Crop | None = None
+    """Half-open range [start, stop] of the queries that are reported; all without it."""
+    keys: Crop | None = None
+    """Half-open range of the keys, likewise."""
+    diagnostics: Diagnostics = "all"
+    """Ids of the measures wanted; "all" is all but those by name only."""
+    per_query: bool = False
+    """Diagnostics of each query instead of their mean."""
+    outputs: Items[Output] = ["hidden"]
+    """What else to give: hidden states, pooled vector, logits, or the heads' own tensors."""
+    attention: Annotated[Literal["dense"], unbuilt("dense")] = "dense"
+    """The attention that the weights are run under. Only "dense" is built yet."""
+    compare: Annotated[bool, unbuilt(False)] = False
+    """How far another attention is from dense. Not built yet."""
+    interventions: Annotated[Items[Any], unbuilt([])] = []
+    """Ablations. Not built yet."""
+    truncate: Truncate = "error"
+    """What happens to a sequence longer than the model's context: refused, or cut at that end."""
+
+
+Step = Literal["q", "k", "v", "scores", "scaled_scores", "weights", "head_outputs", "output", "diagnostics"]
+
+
+class AttendRequest(Wire):
+    """Attention itself: of `q`, `k` and `v`, or of vectors `x` that are projected to them first. Computed in float32."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"q": [[1, 0], [0, 1]], "k": [[1, 0], [0, 1]], "v": [[1, 2], [3, 4]], "mask": "causal"},
+                {"x": [[1, 0, 2, 0], [0, 1, 0, 2], [1, 1, 1, 1]], "num_heads": 2, "seed": 0, "include": ["weights", "output"]},
+            ]
+        }
+    )
+
+    q: Matrices | None = None
+    """Queries [n, d_k] of one head, or [H, n, d_k] of several."""
+    k: Matrices | None = None
+    """Keys [m, d_k], or [H, m, d_k]."""
+    v: Matrices | None = None
+    """Values [m, d_v], or [H, m, d_v]."""
+    x: Matrix | None = None
+    """Vectors [n, d], in place of `q`, `k` and `v`."""
+    context: Matrix | None = None
+    """Vectors [m, c] that `x` attends to: cross-attention. Without it `x` attends to itself."""
+    num_heads: int | None = Field(default=None, ge=1)
+    """Into how many heads the projections of `x` are cut."""
+    w_q: Matrix | None = None
+    """Projection [d, H·d_k] of x to the queries."""
+    w_k: Matrix | None = None
+    """Projection [c, H·d_k] of the context to the keys."""
+    w_v: Matrix | None = None
+    """Projection [c, H·d_v] of the context to the values."""
+    w_o: Matrix | None = None
+    """Projection [H·d_v, d] of the heads' outputs."""
+    seed: int | None = Field(default=None, ge=0, lt=1 << 63)
+    """Draws the four projections, in place of giving them; the same seed draws the same ones."""
+    mask: AttentionMask = "none"
+    """Which keys a query sees: all, those up to its own place, or booleans [n, m], true = visible."""
+    bias: Matrices | None = None
+    """Added to the scaled scores, [n, m] or [H, n, m]."""
+    scale: Number | None = None
+    """Factor of the scores; 1/√d_k without it."""
+    attention: Annotated[Literal["dense"], unbuilt("dense")] = "dense"
+    """Another attention than the formula's. Only "dense" is built yet."""
+    include: Items[Step] | None = None
+    """Steps to show; all without it."""
+
+
+Texts = Annotated[
+    Annotated[str, TEXT] | Annotated[Annotated[Items[str], Field(min_length=1)], LIST],
+    one_of(plain_form, "a text or a list of texts"),
+]
+
+
+class TokenizeRequest(Wire):
+    """Texts, to see how a model reads them."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"input": "The cat sat on the mat."}, {"input": ["one", "two"]}]})
+
+    model: ModelId | None = None
+    """Id of the model; the server's default without it."""
+    input: Annotated[
+        Annotated[str, TEXT] | Annotated[Annotated[Items[str], Field(min_length=1)], LIST],
+        one_of(plain_form, "a text or a list of texts"),
+    ]
+    """One text or several."""
+    pair: str | None = None
+    """Second segment, beside a single text."""

@@ -1,0 +1,26 @@
+"""How a model reads text."""
+
+from fastapi import APIRouter, Request, Response
+
+from service.answers import TokenizeAnswer
+from service.bodies import JsonRoute
+from service.dependencies import ServiceDependency
+from service.encoding import encode
+from service.openapi import PROBLEMS_OF_BODIES, problems
+from service.reading import read_texts
+from service.requests import TokenizeRequest
+from service.threads import run_off_loop
+
+router = APIRouter(prefix="/v1", tags=["models"], route_class=JsonRoute)
+
+
+@router.post(
+    "/tokenize", summary="Tokenize texts", response_model=TokenizeAnswer, responses=problems(404, 503, *PROBLEMS_OF_BODIES)
+)
+async def tokenize(body: TokenizeRequest, service: ServiceDependency, request: Request) -> Response:
+    """Token ids, token strings and character offsets, with the special tokens that the model was trained with."""
+    model = service.models.get(body.model)
+    results = await run_off_loop(request.state.is_long, read_texts, body, model, service.settings)
+    usage = {"sequences": len(results), "tokens": sum(len(result["tokens"]) for result in results)}
+    answer = {"model": model.id, "results": results, "usage": usage}
+    return Response(encode(answer), media_type="application/json")

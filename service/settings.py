@@ -1,0 +1,67 @@
+"""The environment, read once: every setting is a variable `KQV_<NAME>`, with its unit in its name."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from kqv.store import DEFAULT_STORE
+
+MIB = 1 << 20
+
+
+def split_commas(value: object) -> object:
+    """An environment variable's list, `minilm,/srv/gpt2`, as a tuple."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+class Settings(BaseSettings):
+    """How the service runs. The docstring under each field is its help."""
+
+    model_config = SettingsConfigDict(env_prefix="KQV_", use_attribute_docstrings=True, frozen=True)
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for all."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 for any free one."""
+    models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_commas)] = Field(default=("minilm",), min_length=1)
+    """Models to load, by pulled name or by directory, separated by commas; the first one is the default."""
+    store: Path = DEFAULT_STORE
+    """Where pulled models are kept."""
+    device: str = "auto"
+    """Device that the models run on, as torch names it; "auto" is a GPU where there is one."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the weights in memory."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads that compute together; torch's own choice without it."""
+    max_body_bytes: int = Field(default=16 * MIB, ge=1)
+    """Longest request body; a longer one is answered 413."""
+    max_sequences: int = Field(default=256, ge=1)
+    """Most sequences of one request."""
+    max_answer_bytes: int = Field(default=256 * MIB, ge=1)
+    """Longest answer; a request for more is answered 413 before anything is computed."""
+    max_attend_numbers: int = Field(default=1 << 26, ge=1)
+    """Most numbers that one /v1/attend may hold in memory: its maps and the projections that it draws."""
+    max_waiting_tokens: int = Field(default=1 << 15, ge=1)
+    """Tokens that may wait for the device; a request that would exceed it is answered 429."""
+    max_waiting_sequences: int = Field(default=2048, ge=1)
+    """Sequences that may wait for the device; a request that would exceed it is answered 429."""
+    max_batch_tokens: int = Field(default=1024, ge=1)
+    """Tokens that go to the device together; a longer sequence goes alone."""
+    request_timeout_ms: int = Field(default=60_000, ge=1)
+    """How long a request may take whose caller gives no X-Request-Timeout-Ms."""
+    inline_read_bytes: int = Field(default=4096, ge=0)
+    """A body up to this length is read on the event loop; a longer one in a thread, so that it holds nobody up."""
+    inline_encode_bytes: int = Field(default=MIB // 4, ge=0)
+    """An answer predicted up to this length is encoded on the event loop; a longer one in a thread."""
+    drain_s: float = Field(default=5.0, ge=0)
+    """How long requests are still taken after SIGTERM, while /readyz tells the load balancer to go elsewhere."""
+    graceful_shutdown_s: int = Field(default=30, ge=0)
+    """How long requests under way may take to finish after that."""
+    keep_alive_s: int = Field(default=75, ge=1)
+    """How long an idle connection is kept; longer than the load balancer keeps it, which must be the one to close."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severity that is logged; one line a request is at INFO."""

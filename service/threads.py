@@ -1,0 +1,13 @@
+"""What goes to a thread and what doesn't."""
+
+import asyncio
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def run_off_loop(is_long: bool, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The function's result: from a thread where it takes long, else at once, since the way there and back costs 0.1 ms."""
+    return await asyncio.to_thread(function, *args, **kwargs) if is_long else function(*args, **kwargs)

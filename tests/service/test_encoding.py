@@ -1,0 +1,64 @@
+"""Tensors become JSON without loss of what float32 holds, large ones in pieces that nobody notices."""
+
+import json
+import threading
+import time
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from service.encoding import BYTES_PER_NUMBER, CHUNK, chunks, encode, to_array
+
+
+def test_numbers_survive_the_way_there_and_back() -> None:
+    tensor = torch.randn(1000) * torch.logspace(-30, 30, 1000)
+    assert torch.equal(torch.tensor(json.loads(encode(tensor))), tensor)
+
+
+def test_what_is_no_number_is_null() -> None:
+    assert encode({"a": torch.tensor([1.5, torch.nan, torch.inf, -torch.inf])}) == b'{"a":[1.5,null,null,null]}'
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64, torch.bool])
+def test_other_types_are_written_too(dtype: torch.dtype) -> None:
+    assert json.loads(encode(torch.tensor([[0, 1], [1, 1]]).to(dtype))) == [[0, 1], [1, 1]]
+
+
+def test_views_are_written_in_their_own_order() -> None:
+    tensor = torch.arange(6).view(2, 3)
+    assert json.loads(encode(tensor.T)) == [[0, 3], [1, 4], [2, 5]]
+
+
+@pytest.mark.parametrize("shape", [(3, 7, CHUNK // 5), (2 * CHUNK, 1), (1, 1, 2 * CHUNK), (2 * CHUNK,), (5, CHUNK + 1)])
+def test_pieces_of_a_large_tensor_are_the_whole(shape: tuple[int, ...]) -> None:
+    tensor = torch.arange(torch.Size(shape).numel()).view(shape)
+    assert json.loads(encode([tensor])) == [tensor.tolist()]
+
+
+def test_large_tensors_come_in_pieces_of_bounded_size() -> None:
+    pieces = list(chunks(to_array(torch.rand(12, 300, 300))))
+    assert max(map(len, pieces)) <= CHUNK * BYTES_PER_NUMBER
+
+
+def test_what_json_does_not_have_is_an_error() -> None:
+    with pytest.raises(TypeError, match="object"):
+        encode({"a": object()})
+
+
+def test_other_threads_get_their_turn_while_a_large_answer_is_encoded() -> None:
+    tensor = torch.rand(100, 200, 200)
+    encoding = threading.Thread(target=encode, args=(tensor,))
+    turns, started = 0, time.perf_counter()
+    encoding.start()
+    while encoding.is_alive():
+        time.sleep(0.001)
+        turns += 1
+    assert turns >= 3, f"{turns} turns in {time.perf_counter() - started:.3f} s"
+
+
+def test_prediction_of_an_answers_length_is_close() -> None:
+    weights = torch.softmax(3 * torch.randn(12, 128, 128), -1)
+    length = len(encode(weights)) / weights.numel()
+    assert 0.8 * BYTES_PER_NUMBER <= length <= BYTES_PER_NUMBER
+    assert_close(torch.tensor(json.loads(encode(weights))), weights)

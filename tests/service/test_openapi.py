@@ -1,0 +1,91 @@
+"""The API describes itself completely, and its documentation needs no other host."""
+
+import json
+import re
+from typing import Any
+
+import httpx
+import pytest
+from serving import make_app
+
+import kqv
+
+
+@pytest.fixture(scope="module")
+def document(model: kqv.Model) -> dict[str, Any]:
+    return make_app(model).openapi()
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(f"{method} {path}", operation) for path, methods in document["paths"].items() for method, operation in methods.items()]
+
+
+def test_routes_are_those_of_the_contract(document: dict[str, Any]) -> None:
+    assert {name for name, _ in operations(document)} == {
+        "post /v1/analyze",
+        "post /v1/attend",
+        "post /v1/tokenize",
+        "get /v1/models",
+        "get /v1/models/{id}",
+        "get /livez",
+        "get /readyz",
+    }
+
+
+def test_every_operation_is_described(document: dict[str, Any]) -> None:
+    for name, operation in operations(document):
+        assert operation["summary"], name
+        assert operation["description"], name
+        assert operation["tags"], name
+
+
+def test_every_field_of_a_request_is_described(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    for name in ("AnalyzeRequest", "AttendRequest", "TokenizeRequest", "SequenceObject", "EncodedTensor", "EncodedMatrix"):
+        for field, schema in schemas[name]["properties"].items():
+            assert schema.get("description"), f"{name}.{field}"
+
+
+def test_bodies_and_answers_have_schemas(document: dict[str, Any]) -> None:
+    for name, operation in operations(document):
+        if name.startswith("post"):
+            assert operation["requestBody"]["required"] is True, name
+            assert "$ref" in operation["requestBody"]["content"]["application/json"]["schema"], name
+        assert "$ref" in operation["responses"]["200"]["content"]["application/json"]["schema"], name
+
+
+def test_problems_are_declared_as_what_they_are(document: dict[str, Any]) -> None:
+    for name, operation in operations(document):
+        for status, response in operation["responses"].items():
+            if status != "200":
+                assert list(response["content"]) == ["application/problem+json"], f"{name} {status}"
+                assert response["content"]["application/problem+json"]["schema"]["$ref"].endswith("/Problem")
+    work = document["paths"]["/v1/analyze"]["post"]["responses"]
+    assert set(work) == {"200", "400", "404", "413", "415", "422", "429", "500", "503", "504"}
+
+
+@pytest.mark.parametrize("route", ["analyze", "attend", "tokenize"])
+def test_examples_are_answered(client: httpx.Client, document: dict[str, Any], route: str) -> None:
+    examples = document["components"]["schemas"][f"{route.capitalize()}Request"]["examples"]
+    assert examples
+    for example in examples:
+        known = json.loads(json.dumps(example).replace("1996", "5").replace("4937", "6").replace("101", "2").replace("102", "3"))
+        response = client.post(f"/v1/{route}", json=known)
+        assert response.status_code == 200, response.text
+
+
+def test_references_lead_somewhere(document: dict[str, Any]) -> None:
+    found = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert found <= document["components"]["schemas"].keys()
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_documentation_needs_no_other_host(client: httpx.Client, path: str) -> None:
+    page = client.get(path)
+    assert page.status_code == 200
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert sources
+    for source in sources:
+        assert client.get(source).status_code == 200, source

@@ -1,0 +1,95 @@
+"""The process: it starts by its environment, loads, serves, drains and stops."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import httpx
+import pytest
+import tiny
+
+ROOT = Path(__file__).parents[2]
+DRAIN_S = 1.0
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    tiny.bert(directory)
+    return directory
+
+
+@contextmanager
+def process(**settings: object) -> Iterator[subprocess.Popen[str]]:
+    """`python -m service` with these settings, on a free port."""
+    environment = os.environ | {"KQV_PORT": "0"} | {f"KQV_{name.upper()}": str(value) for name, value in settings.items()}
+    command = [sys.executable, "-m", "service"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as running:
+        yield running
+        running.kill()
+
+
+def address(log: IO[str] | None) -> str:
+    """Where the server listens, as soon as it says so."""
+    assert log is not None
+    for line in log:
+        if found := re.search(r"running on (http://\S+)", line):
+            return found[1]
+    raise AssertionError("the server never listened")
+
+
+def wait_until_ready(client: httpx.Client) -> None:
+    for _ in range(500):
+        response = client.get("/readyz")
+        if response.status_code == 200:
+            return
+        assert response.status_code == 503, response.text
+        time.sleep(0.01)
+    raise AssertionError("the server was never ready")
+
+
+def test_sigterm_drains_and_then_stops_cleanly(checkpoint: Path) -> None:
+    with process(models=checkpoint, drain_s=DRAIN_S) as server, httpx.Client(base_url=address(server.stderr)) as client:
+        wait_until_ready(client)
+        assert client.get("/v1/models").json()["data"][0]["id"] == "tiny"
+        server.send_signal(signal.SIGTERM)
+        told = time.monotonic()
+        wait_until_draining(client)
+        assert client.get("/livez").status_code == 200
+        assert client.post("/v1/analyze", json={"input": "the cat"}).status_code == 200
+        client.close()
+        assert server.wait(10) == 0
+        assert time.monotonic() - told >= DRAIN_S
+
+
+def wait_until_draining(client: httpx.Client) -> None:
+    for _ in range(100):
+        response = client.get("/readyz")
+        if response.status_code == 503:
+            assert "about to stop" in response.json()["detail"]
+            return
+        time.sleep(0.005)
+    raise AssertionError("the server never drained")
+
+
+def test_interrupt_stops_at_once(checkpoint: Path) -> None:
+    with process(models=checkpoint, drain_s=60) as server:
+        address(server.stderr)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(10) == 0
+
+
+def test_models_that_cannot_be_loaded_end_the_process(tmp_path: Path) -> None:
+    with process(models=tmp_path) as server:
+        _, log = server.communicate(timeout=30)
+    assert server.returncode == 1
+    assert "the models can't be loaded: " in log
+    assert "config.json is missing" in log
+    assert "Traceback" not in log

@@ -1,0 +1,177 @@
+"""Requests share the device, and notice nothing of each other: neither in their numbers, nor in each other's failures."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from serving import listening, make_app, serving
+
+import kqv
+from service.batching import Batcher
+
+pytestmark = pytest.mark.anyio
+
+REQUESTS: list[dict[str, Any]] = [
+    {"input": "the cat sat on the mat .", "outputs": ["hidden", "q", "scaled_scores"]},
+    {"input": ["a dog ran", "who saw it and slept in the sun ?"], "weights": "top", "top_k": 2, "layers": [-1], "heads": [4, 0]},
+    {"input": {"text": "the dog", "pair": "walked to the tree"}, "weights": "pooled", "pool": 3, "per_query": True},
+    {"input": [5, 6, 7], "weights": "none", "diagnostics": "none", "outputs": ["pooled"]},
+    {"input": {"embeddings": [[index / 35] * 35 for index in range(4)]}, "queries": [1, 3], "keys": [0, 2]},
+]
+
+
+@asynccontextmanager
+async def busy_device(batcher: Batcher) -> AsyncIterator[Callable[[], None]]:
+    """Until the block's end, or until it calls what it gets, the device has something else to do."""
+    free, busy = threading.Event(), threading.Event()
+
+    def work(jobs: Sequence[Any]) -> Sequence[Any]:
+        busy.set()
+        assert free.wait(10)
+        return jobs
+
+    [future] = batcher.submit(work, [None], [1])
+    await asyncio.to_thread(busy.wait, 10)
+    yield free.set
+    free.set()
+    await future
+
+
+async def until_waiting(batcher: Batcher, jobs: int) -> None:
+    async with asyncio.timeout(10):
+        while len(batcher._queue) < jobs:  # noqa: ASYNC110 -- the test must see it without the batcher's help
+            await asyncio.sleep(0.001)
+
+
+def flat(value: Any) -> list[float]:
+    """Every number of an answer, in order; nulls as NaN."""
+    match value:
+        case dict():
+            return [number for name in sorted(value) for number in flat(value[name])]
+        case list():
+            return [number for each in value for number in flat(each)]
+        case None:
+            return [float("nan")]
+        case float() | int():
+            return [float(value)]
+    return []
+
+
+async def test_batch_of_different_selections_gives_the_numbers_of_each_alone(model: kqv.Model) -> None:
+    app = make_app(model)
+    async with serving(app) as client:
+        alone = [(await client.post("/v1/analyze", json=body)).json() for body in REQUESTS]
+        batcher = app.state.service.batcher
+        async with busy_device(batcher) as release:
+            tasks = [asyncio.create_task(client.post("/v1/analyze", json=body)) for body in REQUESTS]
+            await until_waiting(batcher, 6)
+            release()
+            together = [response.json() for response in await asyncio.gather(*tasks)]
+    for before, after in zip(alone, together, strict=True):
+        assert before["timing"]["batch_sequences"] == len(before["results"])
+        assert after["timing"]["batch_sequences"] == 6
+        assert flat(after["results"]) == pytest.approx(flat(before["results"]), abs=2e-5, nan_ok=True)
+
+
+async def test_poisoned_request_fails_alone(model: kqv.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    analyze_jobs = kqv.Model.analyze_jobs
+
+    def poisoned(self: kqv.Model, jobs: Sequence[Any]) -> Any:
+        if any(job.sequence.ids == (13, 13) for job in jobs):
+            raise RuntimeError("an assertion on the device")
+        return analyze_jobs(self, jobs)
+
+    monkeypatch.setattr(kqv.Model, "analyze_jobs", poisoned)
+    app = make_app(model)
+    async with serving(app) as client:
+        async with busy_device(app.state.service.batcher) as release:
+            tasks = [asyncio.create_task(client.post("/v1/analyze", json={"input": ids})) for ids in ([5, 6], [13, 13], [7], [8])]
+            await until_waiting(app.state.service.batcher, 4)
+            release()
+            responses = await asyncio.gather(*tasks)
+        assert [response.status_code for response in responses] == [200, 500, 200, 200]
+        assert "device" not in responses[1].text
+        assert (await client.post("/v1/analyze", json={"input": [9]})).status_code == 200
+
+
+async def test_too_much_is_429_and_said_when_to_come_back(model: kqv.Model) -> None:
+    app = make_app(model, max_waiting_tokens=10)
+    async with serving(app) as client, busy_device(app.state.service.batcher) as release:
+        waiting = asyncio.create_task(client.post("/v1/analyze", json={"input": [[5] * 4, [6] * 4]}))
+        await until_waiting(app.state.service.batcher, 2)
+        refused = await client.post("/v1/analyze", json={"input": [[5], [5, 6]]})
+        assert refused.status_code == 429
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["detail"].startswith("8 tokens wait for the device already")
+        fitting = asyncio.create_task(client.post("/v1/analyze", json={"input": [5, 6]}))
+        await until_waiting(app.state.service.batcher, 3)
+        release()
+        assert [(await task).status_code for task in (waiting, fitting)] == [200, 200]
+
+
+async def test_deadline_is_504_and_what_is_late_never_reaches_the_device(model: kqv.Model) -> None:
+    app = make_app(model)
+    async with serving(app) as client:
+        async with busy_device(app.state.service.batcher) as release:
+            response = await client.post("/v1/analyze", json={"input": [[5], [6]]}, headers={"x-request-timeout-ms": "50"})
+            assert response.status_code == 504
+            assert response.json()["detail"] == "no answer within 50 ms; ask for less, or set X-Request-Timeout-Ms higher"
+            release()
+        answer = (await client.post("/v1/analyze", json={"input": [7]})).json()
+        assert answer["timing"]["batch_sequences"] == 1
+
+
+async def test_deadline_of_the_settings_holds_without_a_header(model: kqv.Model) -> None:
+    app = make_app(model, request_timeout_ms=50)
+    async with serving(app) as client, busy_device(app.state.service.batcher):
+        assert (await client.post("/v1/attend", json={"q": [[1]], "k": [[1]], "v": [[1]]})).status_code == 504
+
+
+def test_request_whose_client_is_gone_is_dropped(model: kqv.Model) -> None:
+    app = make_app(model)
+    batcher: Batcher = app.state.service.batcher
+    with listening(app) as url, httpx.Client(base_url=url) as client:
+        gate, port = Gate(app), urlsplit(url).port
+        body = b'{"input": [5]}'
+        head = f"POST /v1/analyze HTTP/1.1\r\nHost: kqv\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(head.encode() + body)
+            wait_until(lambda: len(batcher._queue) == 1)
+            [entry] = batcher._queue
+        wait_until(entry.future.cancelled)
+        gate.open()
+        assert client.post("/v1/analyze", json={"input": [6]}).json()["timing"]["batch_sequences"] == 1
+
+
+class Gate:
+    """Keeps the device of an app in another thread busy until opened."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._free, busy = threading.Event(), threading.Event()
+        self.open = self._free.set
+
+        def work(jobs: Sequence[Any]) -> Sequence[Any]:
+            busy.set()
+            assert self._free.wait(10)
+            return jobs
+
+        batcher = app.state.service.batcher
+        batcher._loop.call_soon_threadsafe(batcher.submit, work, [None], [1])
+        assert busy.wait(10)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(2000):
+        if condition():
+            return
+        pause.wait(0.005)
+    raise AssertionError("it never came to pass")

@@ -1,0 +1,57 @@
+"""The service under test: in this event loop, or behind a socket of its own."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+import kqv
+from service.app import create_app
+from service.models import Models
+from service.settings import Settings
+
+
+def make_app(model: kqv.Model, **settings: Any) -> FastAPI:
+    """An app that serves one model."""
+    models = Models(lambda: [model])
+    models.load()
+    return create_app(Settings(**settings), models)
+
+
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an app that runs in this event loop; what the app lets through is not raised here, as no client would see it."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://kqv") as client:
+        yield client
+
+
+class Announced(uvicorn.Server):
+    """A server that says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listens = threading.Event()
+
+    async def main_loop(self) -> None:
+        self.listens.set()
+        await super().main_loop()
+
+
+@contextmanager
+def listening(app: FastAPI) -> Iterator[str]:
+    """The address of a real server on a free port of the loopback."""
+    server = Announced(uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=asyncio.run, args=(server.serve(),))
+    thread.start()
+    try:
+        assert server.listens.wait(10)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
