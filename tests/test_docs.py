@@ -1,0 +1,133 @@
+"""The documentation is true: its examples run, its answers come out, and all that there is has its place in it."""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving import listening, make_app
+
+import kqv
+from kqv.diagnostics import DIAGNOSTICS
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```(.+?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(name: str) -> list[tuple[str, str]]:
+    """The fenced blocks of a page: what stands behind the fence, and the text."""
+    return BLOCK.findall(read(name))
+
+
+def examples() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """The requests of the API's page and the answers beside them: path, body, answer."""
+    found = blocks("docs/api.md")
+    for (kind, body), (next_kind, answer) in itertools.pairwise(found):
+        if kind.startswith("json POST "):
+            assert next_kind == "json answer"
+            yield kind.removeprefix("json POST "), body, json.loads(answer)
+
+
+def check_answer(shown: object, actual: object) -> None:
+    """Every value shown is the actual one, numbers within the decimals that are shown; lists go on where they show `…`."""
+    match shown:
+        case dict():
+            assert isinstance(actual, dict)
+            for name, value in shown.items():
+                check_answer(value, actual[name])
+        case list():
+            assert isinstance(actual, list)
+            values = shown[:-1] if shown[-1:] == ["…"] else shown
+            assert len(actual) == len(values) or len(values) < len(shown)
+            for value, other in zip(values, actual, strict=False):
+                check_answer(value, other)
+        case float():
+            assert actual == pytest.approx(shown, abs=6e-5)
+        case _:
+            assert actual == shown
+
+
+@pytest.fixture(scope="module")
+def client(minilm: kqv.Model) -> Iterator[httpx.Client]:
+    with listening(make_app(minilm)) as address, httpx.Client(base_url=address) as client:
+        yield client
+
+
+@pytest.mark.parametrize(("path", "body", "answer"), list(examples()), ids=[path for path, _, _ in examples()])
+def test_the_requests_of_the_api_page_are_answered_as_it_shows(
+    client: httpx.Client, path: str, body: str, answer: dict[str, Any]
+) -> None:
+    response = client.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 200, response.text
+    check_answer(answer, response.json())
+
+
+def test_the_readme_asks_the_server_as_it_shows(client: httpx.Client) -> None:
+    [command] = [text for _, text in blocks("README.md") if "curl" in text]
+    body = command[command.index("'{") + 1 : command.rindex("'")]
+    response = client.post("/v1/analyze", content=body, headers={"Content-Type": "application/json"})
+    diagnostics = response.raise_for_status().json()["results"][0]["attention"]["encoder"]["diagnostics"]
+    assert diagnostics["entropy"][0][0] == pytest.approx(0.001, abs=5e-4)
+    assert diagnostics["previous"][0][0] == pytest.approx(0.9999, abs=5e-5)
+
+
+def test_the_python_of_the_readme_runs(minilm: kqv.Model) -> None:
+    [code] = [text for kind, text in blocks("README.md") if kind == "python"]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["analysis"].attention["encoder"].weights.shape == (6, 12, 9, 9)
+
+
+def test_every_route_has_a_heading(client: httpx.Client) -> None:
+    routes = {
+        f"{method.upper()} {path}" for path, methods in client.get("/openapi.json").json()["paths"].items() for method in methods
+    }
+    headings = set(re.findall(r"^## ((?:GET|POST) .+)$", read("docs/api.md"), re.MULTILINE))
+    assert headings == routes
+
+
+def test_every_field_of_a_request_is_on_the_api_page(client: httpx.Client) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    page = read("docs/api.md")
+    for name in ("AnalyzeRequest", "AttendRequest", "SequenceObject"):
+        for field in schemas[name]["properties"]:
+            assert f"`{field}`" in page, f"docs/api.md says nothing of {field} of {name}"
+
+
+def test_every_diagnostic_has_a_heading() -> None:
+    assert re.findall(r"^### (\w+)$", read("docs/diagnostics.md"), re.MULTILINE) == list(DIAGNOSTICS)
+
+
+def settings_table() -> str:
+    """What docs/settings.md must say of each setting."""
+    rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        rows.append(f"| `KQV_{name.upper()}` | {'' if default is None else f'`{default}`'} | {field.description} |")
+    return "\n".join(rows)
+
+
+def test_every_setting_is_on_the_settings_page() -> None:
+    assert settings_table() in read("docs/settings.md"), f"the table should be:\n{settings_table()}"
+
+
+def test_the_tree_of_the_readme_names_every_module_of_the_engine() -> None:
+    tree = read("README.md")
+    for module in [*(ROOT / "kqv").glob("*.py"), *(ROOT / "kqv" / "attention").glob("*.py"), *(ROOT / "service").glob("*.py")]:
+        if not module.stem.startswith("__"):
+            assert re.search(rf"\b{module.name}\b", tree), f"the tree in README.md lacks {module.name}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", read(page)):
+        assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
