@@ -20,7 +20,7 @@ serve: .venv/runtime ## pull MiniLM and serve it on 127.0.0.1:PORT
 	$(BIN)/kqv serve --model minilm --host 127.0.0.1 --port $(PORT)
 
 test: .venv/dev ## run the tests, those of the documentation too
-	-$(BIN)/kqv pull minilm # without it, the tests of real weights are skipped with a message
+	-for model in minilm smollm2 ruaccent; do $(BIN)/kqv pull $$model; done # without them, tests of real weights are skipped
 	$(BIN)/pytest
 
 check: format-check lint types test ## everything that a change must pass

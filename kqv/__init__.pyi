@@ -5,7 +5,9 @@ from .attention.result import AttentionResult
 from .config import ModelConfig
 from .engine import Job, Model, load
 from .errors import CheckpointError, InputError, KqvError, UnsupportedError
+from .generate import Generated
 from .inputs import Input, TokenSequence
+from .sampling import Sampling
 from .selection import Selection
 
 __all__ = [
@@ -13,6 +15,7 @@ __all__ = [
     "AttentionResult",
     "CheckpointError",
     "Checks",
+    "Generated",
     "GroupAnalysis",
     "Input",
     "InputError",
@@ -22,6 +25,7 @@ __all__ = [
     "ModelConfig",
     "MultiHeadResult",
     "Projections",
+    "Sampling",
     "Selection",
     "TokenSequence",
     "TopWeights",

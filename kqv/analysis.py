@@ -55,6 +55,9 @@ class Analysis:
     token_ids: tuple[int, ...] | None
     """None where embeddings were given."""
     attention: dict[Group, GroupAnalysis]
+    target_tokens: tuple[str, ...] | None = None
+    target_token_ids: tuple[int, ...] | None = None
+    """What the decoder of an encoder–decoder read; None for other models."""
     hidden: Float[Tensor, "n W"] | None = None
     pooled: Float[Tensor, " W"] | None = None
     logits: Float[Tensor, "n V"] | None = None

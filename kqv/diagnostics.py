@@ -28,7 +28,7 @@ class Tokens:
     keys: int
     device: torch.device
     same: bool = True
-    """Whether queries and keys are the same tokens (self-attention)."""
+    """Whether queries and keys are the same tokens (self-attention); the queries are the last of them."""
     ids: Int[Tensor, " S"] | None = None
     special: Bool[Tensor, " S"] | None = None
     """Which keys are the tokenizer's special tokens."""
@@ -36,7 +36,14 @@ class Tokens:
     @cached_property
     def offset(self) -> Int[Tensor, "T S"]:
         """How many places after the query the key stands."""
-        return torch.arange(self.keys, device=self.device) - torch.arange(self.queries, device=self.device)[:, None]
+        query = torch.arange(self.queries, device=self.device) + (self.keys - self.queries if self.same else 0)
+        return torch.arange(self.keys, device=self.device) - query[:, None]
+
+    @property
+    def query_ids(self) -> Int[Tensor, "T 1"]:
+        """Ids of the queries, in a column."""
+        assert self.ids is not None
+        return self.ids[self.keys - self.queries :, None]
 
     @cached_property
     def nothing(self) -> Bool[Tensor, "T S"]:
@@ -69,13 +76,13 @@ def special(tokens: Tokens) -> Bool[Tensor, "T S"]:
 def duplicate(tokens: Tokens) -> Bool[Tensor, "T S"]:
     if tokens.ids is None:
         return tokens.nothing
-    return (tokens.ids[:, None] == tokens.ids) & (tokens.offset != 0)
+    return (tokens.query_ids == tokens.ids) & (tokens.offset != 0)
 
 
 def induction(tokens: Tokens) -> Bool[Tensor, "T S"]:
     if tokens.ids is None:
         return tokens.nothing
-    follows = tokens.ids[:, None] == tokens.ids.roll(1)
+    follows = tokens.query_ids == tokens.ids.roll(1)
     follows[:, 0] = False
     return follows & (tokens.offset < 0)
 

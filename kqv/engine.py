@@ -1,7 +1,7 @@
 """The one door: `load` a checkpoint, then `Model.analyze` what it looks at."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,17 +13,24 @@ from torch.nn.functional import normalize
 
 from kqv.analysis import Analysis
 from kqv.attention.packed import Attend, attend_fused
+from kqv.batch import pack
 from kqv.checkpoints import read_checkpoint
 from kqv.config import Group, ModelConfig
-from kqv.diagnostics import Tokens
 from kqv.errors import InputError, UnsupportedError
-from kqv.inputs import InputLike, TokenSequence, Truncate, read
-from kqv.packing import Packing
-from kqv.recorder import Recorder, Watch
-from kqv.selection import Scope, Selection, scope
+from kqv.generate import Generated, Generation, advance, begin, finish
+from kqv.inputs import Input, InputLike, TokenSequence, Truncate, read
+from kqv.recorder import Recorder, Watch, describe
+from kqv.sampling import Sampling
+from kqv.selection import Scope, Selection, scopes
 from kqv.store import DEFAULT_STORE, find
 from kqv.tokenizer import Tokenizer
-from kqv.transformer import Inputs, Stack, Transformer
+from kqv.transformer import Transformer
+
+NOTHING = Selection(weights="none", diagnostics="none", outputs=())
+"""A generation that nobody looks at."""
+
+OWN_TARGET = 256
+"""Most tokens that an encoder–decoder writes where no target is given."""
 
 
 class Job(NamedTuple):
@@ -69,16 +76,16 @@ class Model:
 
     def scopes(self, sequence: TokenSequence, selection: Selection) -> dict[Group, Scope]:
         """`selection` settled for each attention group of the model. Raises `InputError` for what the model doesn't have."""
-        if "logits" in selection.outputs and not self.config.language_model_head:
+        if "logits" in selection.outputs and self.config.head == "none":
             raise UnsupportedError(f"{self.id} has no language-model head, so it gives no logits", ("outputs",))
-        length = len(sequence)
-        return {group: scope(selection, self.config, group, length, length) for group in self.config.groups}
+        return scopes(selection, self.config, lengths(sequence))
 
     def answer_numbers(self, sequence: TokenSequence, selection: Selection) -> int:
-        """How many numbers the analysis will hold, known before it is made."""
-        width = {"hidden": len(sequence) * self.config.d_model, "pooled": self.config.d_model}
-        width["logits"] = len(sequence) * self.config.vocabulary_size
-        whole = sum(width.get(name, 0) for name in set(selection.outputs))
+        """How many numbers the analysis will hold, known before it is made; for an encoder–decoder, once it has a target."""
+        tokens = len(sequence.target or sequence)
+        d_model, vocabulary = self.config.d_model, self.config.vocabulary_size
+        sizes = {"hidden": tokens * d_model, "pooled": d_model, "logits": tokens * vocabulary}
+        whole = sum(sizes.get(name, 0) for name in set(selection.outputs))
         return whole + sum(part.numbers(selection, self.config) for part in self.scopes(sequence, selection).values())
 
     def analyze(self, inputs: Sequence[InputLike], *, truncate: Truncate = "error", **selection: Any) -> list[Analysis]:
@@ -99,54 +106,80 @@ class Model:
                 raise error.within(index) from error
         return sequences
 
+    def complete(self, sequences: Sequence[TokenSequence]) -> list[TokenSequence]:
+        """The sequences with a target each: an encoder–decoder's own greedy output, where none was given."""
+        if self.config.architecture != "encoder-decoder":
+            return list(sequences)
+        missing = [sequence for sequence in sequences if sequence.target is None]
+        start = () if self.config.start_token is None else (self.config.start_token,)
+        sampling = Sampling(max_new_tokens=min(OWN_TARGET, self.config.context - len(start)))
+        written = iter(self.generate_each([(sequence, sampling, NOTHING) for sequence in missing]))
+        return [sequence if sequence.target else self._with_target(sequence, start, next(written)) for sequence in sequences]
+
+    def _with_target(self, sequence: TokenSequence, start: tuple[int, ...], written: Generated) -> TokenSequence:
+        ids = written.token_ids[:-1] if written.finish_reason == "end" else written.token_ids  # its end is not for reading
+        return replace(sequence, target=self.read(Input(tokens=(*start, *ids))))
+
     @torch.inference_mode()
     def analyze_jobs(self, jobs: Sequence[Job]) -> list[Analysis]:
         """Run sequences that may each be looked at differently as one packed batch. An answer doesn't depend on its neighbours."""
+        sequences = self.complete([job.sequence for job in jobs])
+        jobs = [Job(sequence, job.selection) for sequence, job in zip(sequences, jobs, strict=True)]
         recorder = Recorder([self._watch(*job) for job in jobs])
-        hidden = self._hidden([job.sequence for job in jobs], recorder.attend)
+        hidden = self._hidden(sequences, recorder.attend)
         return [self._analysis(*job, recorder, index, hidden[index]) for index, job in enumerate(jobs)]
 
     @torch.inference_mode()
     def forward(self, inputs: Sequence[InputLike], *, truncate: Truncate = "error") -> list[Float[Tensor, "n W"]]:
         """The hidden states of the same pass with nothing else kept: the yardstick for what an analysis costs."""
-        return list(self._hidden(self.read_all(inputs, truncate), attend_fused))
+        return list(self._hidden(self.complete(self.read_all(inputs, truncate)), attend_fused))
+
+    def generate(
+        self, inputs: Sequence[InputLike], *, selection: Selection | None = None, truncate: Truncate = "error", **sampling: Any
+    ) -> list[Generated]:
+        """Let the model go on with each text, all of them together; keywords are the fields of `Sampling`.
+
+        `selection` says what to keep of the attention, nothing by default. Raises `InputError`, located by the input's index.
+        """
+        chosen = Sampling(**sampling)
+        return self.generate_each([(sequence, chosen, selection or NOTHING) for sequence in self.read_all(inputs, truncate)])
+
+    def generate_each(self, wanted: Sequence[tuple[TokenSequence, Sampling, Selection]]) -> list[Generated]:
+        """`generate`, each text with its own sampling and selection."""
+        generations = [self.begin(*each) for each in wanted]
+        while running := [generation for generation in generations if generation.finish_reason is None]:
+            self.advance(running)
+        return [self.finish(generation) for generation in generations]
+
+    def begin(self, sequence: TokenSequence, sampling: Sampling, selection: Selection) -> Generation:
+        """A generation before its first step. Raises `InputError` for what this model can't generate."""
+        return begin(self.config, sequence, sampling, selection)
+
+    def advance(self, generations: Sequence[Generation]) -> None:
+        """One more token for each; several generations share one pass."""
+        advance(self.transformer, self.tokenizer, generations)
+
+    def finish(self, generation: Generation) -> Generated:
+        """What a generation that has ended wrote, and what it looked at."""
+        return finish(generation, self.tokenizer)
 
     def _hidden(self, sequences: Sequence[TokenSequence], attend: Attend) -> tuple[Float[Tensor, "n W"], ...]:
         """The last hidden states of each sequence, from one packed pass."""
-        side = self.transformer.encoder or self.transformer.decoder
-        assert side is not None
-        row = self._pack(sequences, side)
-        if self.transformer.encoder is None:
-            return row.packing.split(self.transformer(None, row, attend).x)
-        return row.packing.split(self.transformer(row, None, attend).x)
-
-    def _pack(self, sequences: Sequence[TokenSequence], side: Stack) -> Inputs:
-        """The sequences as one row: of ids, or of vectors where any sequence brings its own."""
-        packing = Packing(tuple(map(len, sequences)))
-        if all(sequence.ids is not None for sequence in sequences):
-            tokens = self._tensor([index for sequence in sequences for index in sequence.ids or ()])
-        else:
-            tokens = torch.cat([self._vectors(sequence, side) for sequence in sequences])
-        types = [kind for sequence in sequences for kind in sequence.token_types or (0,) * len(sequence)]
-        return Inputs(tokens, packing, self._tensor(types) if self.config.token_types else None)
-
-    def _vectors(self, sequence: TokenSequence, side: Stack) -> Float[Tensor, "n W"]:
-        if sequence.embeddings is not None:
-            return sequence.embeddings.to(self.device, self.dtype)
-        return side.embedding.lookup(self._tensor(sequence.ids or ()))
-
-    def _tensor(self, numbers: Sequence[int]) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.long, device=self.device)
+        encoder, decoder = self.transformer.encoder, self.transformer.decoder
+        targets = [sequence.target or sequence for sequence in sequences]
+        row = self.transformer(
+            None if encoder is None else pack(sequences, encoder),
+            None if decoder is None else pack(targets, decoder),
+            attend,
+        )
+        return row.packing.split(row.x)
 
     def _watch(self, sequence: TokenSequence, selection: Selection) -> Watch:
         """What the recorder needs to know of one sequence."""
-        length, ids, special = len(sequence), None, None
-        if sequence.ids is not None:
-            ids = self._tensor(sequence.ids)
-            if self.tokenizer is not None:
-                special = torch.tensor([index in self.tokenizer.special_ids for index in sequence.ids], device=self.device)
-        tokens = Tokens(length, length, self.device, ids=ids, special=special)
-        return Watch(selection, self.scopes(sequence, selection), dict.fromkeys(self.config.groups, tokens))
+        target = sequence.target or sequence
+        ids: dict[Group, tuple[int, ...] | None] = {"encoder": sequence.ids, "decoder": target.ids, "cross": sequence.ids}
+        tokens = describe(lengths(sequence), ids, self.device, self.tokenizer)
+        return Watch(selection, self.scopes(sequence, selection), tokens)
 
     def _analysis(self, sequence: TokenSequence, selection: Selection, recorder: Recorder, index: int, hidden: Tensor) -> Analysis:
         wanted = set(selection.outputs)
@@ -154,6 +187,8 @@ class Model:
         return Analysis(
             tokens=sequence.tokens,
             token_ids=sequence.ids,
+            target_tokens=None if sequence.target is None else sequence.target.tokens,
+            target_token_ids=None if sequence.target is None else sequence.target.ids,
             truncated=sequence.truncated,
             attention=recorder.groups(index),
             hidden=hidden if "hidden" in wanted else None,
@@ -168,6 +203,12 @@ class Model:
         return normalize(pooled, dim=-1) if self.config.normalize_pooled else pooled
 
 
+def lengths(sequence: TokenSequence) -> dict[Group, tuple[int, int]]:
+    """How many queries and keys each kind of attention has; a decoder alone reads the sequence itself."""
+    source, target = len(sequence), len(sequence.target or sequence)
+    return {"encoder": (source, source), "decoder": (target, target), "cross": (target, source)}
+
+
 def load(
     name: str | Path,
     *,
@@ -175,15 +216,15 @@ def load(
     dtype: torch.dtype = torch.float32,
     store: Path = DEFAULT_STORE,
 ) -> Model:
-    """Load a model by the name that it was pulled under, or from a checkpoint directory; its id is the directory's name.
+    """Load a model by the name that it was pulled under, or from a checkpoint: a directory or a .gguf file, whose name is its id.
 
     `device` is named as torch names it; "auto" is a GPU where there is one. Raises `CheckpointError` where the files are missing,
     damaged or contradict each other, and `UnsupportedError` for a device that isn't there.
     """
-    directory = find(name, store)
-    checkpoint = read_checkpoint(directory)
+    path = find(name, store)
+    checkpoint = read_checkpoint(path)
     transformer = checkpoint.transformer.requires_grad_(False).eval().to(device=pick_device(device), dtype=dtype)
-    return Model(directory.name, transformer, checkpoint.tokenizer, checkpoint.revision)
+    return Model(path.stem if path.is_file() else path.name, transformer, checkpoint.tokenizer, checkpoint.revision)
 
 
 def pick_device(name: str) -> torch.device:

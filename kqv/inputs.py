@@ -1,7 +1,7 @@
 """What a caller gives, and what a model reads: one sequence of tokens or of vectors, checked and cut to the model's context."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -26,6 +26,8 @@ class Input:
     """Vectors in place of the looked-up token embeddings; positions are still added."""
     pair: str | None = None
     """Second segment, for models that read two."""
+    target: str | Sequence[int] | None = None
+    """What the decoder of an encoder–decoder reads: a text, which the model's start token is put before, or all its ids."""
 
     def __post_init__(self) -> None:
         given = [name for name in ("text", "tokens", "embeddings") if getattr(self, name) is not None]
@@ -49,6 +51,8 @@ class TokenSequence:
     embeddings: Float[Tensor, "n W"] | None = None
     truncated: int = 0
     """How many tokens were cut off to fit the context."""
+    target: "TokenSequence | None" = None
+    """What an encoder–decoder's decoder reads; None until the model has written it itself."""
 
     def __len__(self) -> int:
         return len(self.ids if self.embeddings is None else self.embeddings)  # type: ignore[arg-type]
@@ -75,7 +79,28 @@ def read(given: InputLike, config: ModelConfig, tokenizer: Tokenizer | None, tru
         sequence = read_embeddings(wanted.embeddings, config, truncate)
     if len(sequence) == 0:
         raise InputError("the sequence is empty; it needs at least one token")
-    return sequence
+    if wanted.target is None:
+        return sequence
+    return replace(sequence, target=read_target(wanted.target, config, tokenizer, truncate))
+
+
+def read_target(target: str | Sequence[int], config: ModelConfig, tokenizer: Tokenizer | None, truncate: Truncate) -> TokenSequence:
+    """The decoder's side: the start token and a text, or ids as they are."""
+    if config.architecture != "encoder-decoder":
+        raise UnsupportedError(f"a target is for encoder–decoders, and this model is of kind {config.architecture!r}", ("target",))
+    if not isinstance(target, str):
+        ids = tuple(target)
+    elif tokenizer is None:
+        raise UnsupportedError("this model came without a tokenizer.json; send the target's ids instead of text", ("target",))
+    else:
+        start = () if config.start_token is None else (config.start_token,)
+        ids = (*start, *tokenizer.encode_bare(target, "target"))
+    if not ids:
+        raise InputError("the target is empty; the decoder needs at least its start token", ("target",))
+    try:
+        return read_ids(ids, config, tokenizer, truncate)
+    except InputError as error:
+        raise type(error)(str(error), ("target", *error.location[1:])) from error
 
 
 def read_text(text: str, pair: str | None, config: ModelConfig, tokenizer: Tokenizer | None, truncate: Truncate) -> TokenSequence:

@@ -28,10 +28,10 @@ class Packing:
         """Length of the whole row."""
         return sum(self.lengths)
 
-    def positions(self, device: torch.device) -> Int[Tensor, " N"]:
-        """Each token's index in its own sequence."""
-        starts = torch.tensor(self.offsets).repeat_interleave(torch.tensor(self.lengths))
-        return (torch.arange(self.tokens) - starts).to(device)
+    def positions(self, device: torch.device, read: tuple[int, ...] = ()) -> Int[Tensor, " N"]:
+        """Each token's index in its own sequence, of which `read` tokens came before."""
+        first = torch.tensor(read or (0,) * len(self.lengths)) - torch.tensor(self.offsets)
+        return (torch.arange(self.tokens) + first.repeat_interleave(torch.tensor(self.lengths))).to(device)
 
     def split(self, row: Float[Tensor, "N ..."]) -> tuple[Float[Tensor, "n ..."], ...]:
         """The row cut back into sequences, as views."""

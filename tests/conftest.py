@@ -37,17 +37,41 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session")
-def minilm_directory() -> Path:
-    """The real weights, which `make test` pulls first; a newcomer who can't have them may go on without."""
+def pulled(name: str) -> Path:
+    """Real weights, which `make test` pulls first; a newcomer who can't have them may go on without."""
     try:
-        return find("minilm", DEFAULT_STORE)
+        return find(name, DEFAULT_STORE)
     except kqv.CheckpointError:
         if os.environ.get("CI"):
             raise
-        pytest.skip("needs the real weights: kqv pull minilm")
+        pytest.skip(f"needs the real weights: kqv pull {name}")
+
+
+@pytest.fixture(scope="session")
+def minilm_directory() -> Path:
+    return pulled("minilm")
 
 
 @pytest.fixture(scope="session")
 def minilm(minilm_directory: Path) -> kqv.Model:
     return kqv.load(minilm_directory)
+
+
+@pytest.fixture(scope="session")
+def smollm2_directory() -> Path:
+    return pulled("smollm2")
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_directory: Path) -> kqv.Model:
+    return kqv.load(smollm2_directory)
+
+
+@pytest.fixture(scope="session")
+def ruaccent_directory() -> Path:
+    return pulled("ruaccent")
+
+
+@pytest.fixture(scope="session")
+def ruaccent(ruaccent_directory: Path) -> kqv.Model:
+    return kqv.load(ruaccent_directory)

@@ -16,23 +16,26 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("kqv",),
     ("kqv.engine",),
+    ("kqv.generate",),
+    ("kqv.batch",),
     ("kqv.inputs", "kqv.recorder"),
     ("kqv.tokenizer", "kqv.checkpoints", "kqv.checkpoints.*", "kqv.store"),
     ("kqv.analysis",),
-    ("kqv.selection",),
+    ("kqv.selection", "kqv.sampling"),
     ("kqv.diagnostics",),
     ("kqv.transformer",),
     ("kqv.attention.packed", "kqv.attention.multi_head"),
     ("kqv.attention", "kqv.attention.attend"),
     ("kqv.attention.dense", "kqv.attention.fused"),
-    ("kqv.attention.result", "kqv.attention.masks"),
-    ("kqv.packing", "kqv.positions"),
+    ("kqv.attention.result", "kqv.attention.biases"),
+    ("kqv.attention.masks",),
+    ("kqv.cache", "kqv.packing", "kqv.positions"),
     ("kqv.config",),
     ("kqv.errors",),
 )
 
 # All that the engine may need, so that it runs in a notebook or on a GPU machine without the server.
-ENGINE_NEEDS = {"torch", "numpy", "safetensors", "tokenizers", "jaxtyping", "filelock", "lazy_loader"}
+ENGINE_NEEDS = {"torch", "numpy", "safetensors", "tokenizers", "jaxtyping", "filelock", "gguf", "lazy_loader"}
 STANDARD_LIBRARY = sys.stdlib_module_names - {"asyncio", "http"}
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb"}
 

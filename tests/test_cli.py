@@ -65,9 +65,14 @@ def test_the_store_may_be_named_by_the_environment(store: Path, monkeypatch: pyt
 
 def test_models_lists_the_known_and_the_stored(store: Path) -> None:
     lines = [line.rstrip() for line in run("models", "--store", store).stdout.splitlines()]
-    assert [line.split()[:4] for line in lines[1:]] == [["minilm", "no", "83.5", "MB"], ["random", "yes", "0.1", "MB"]]
+    assert [line.split()[:4] for line in lines[1:]] == [
+        ["minilm", "no", "83.5", "MB"],
+        ["smollm2", "no", "92.9", "MB"],
+        ["ruaccent", "no", "28.1", "MB"],
+        ["random", "yes", "0.1", "MB"],
+    ]
     assert lines[1].endswith("6 layers × 12 heads, width 384, 512 tokens")
-    assert lines[2].endswith(str(store / "random"))
+    assert lines[4].endswith(str(store / "random"))
 
 
 @pytest.mark.parametrize("arguments", ["--help", "models --store no/where", "pull --help", "analyze --help", "serve --help"])
@@ -82,7 +87,7 @@ def test_what_needs_no_model_does_not_load_torch(arguments: str) -> None:
 def test_an_expected_error_is_one_line_on_stderr() -> None:
     done = start("pull", "nothing")
     assert done.returncode == 1
-    assert done.stderr == "kqv: there is no model 'nothing' to pull; there are minilm\n"
+    assert done.stderr == "kqv: there is no model 'nothing' to pull; there are minilm, smollm2, ruaccent\n"
     assert done.stdout == ""
 
 

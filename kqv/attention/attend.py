@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from kqv.attention.biases import Tabulated
 from kqv.attention.dense import dense
 from kqv.attention.masks import MaskLike, as_mask
 from kqv.attention.result import AttentionResult
@@ -38,8 +39,8 @@ def attend(
         check_broadcast(mask, shape, "mask")
     if bias is not None:
         check_broadcast(bias, shape, "bias")
-        bias = bias[(None,) * (4 - bias.ndim)]
-    result = dense(q4, k4, v4, mask=as_mask(mask), bias=bias, scale=scale)
+    table = None if bias is None else Tabulated(bias[(None,) * (4 - bias.ndim)])
+    result = dense(q4, k4, v4, mask=as_mask(mask), bias=table, scale=scale)
     check_result(result)
     return result if q.ndim == 4 else result.entry(0)
 

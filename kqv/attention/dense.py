@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kqv.attention.biases import Bias, added
 from kqv.attention.masks import Everything, Mask, visible
 from kqv.attention.result import AttentionResult
 
@@ -16,7 +17,7 @@ def dense(
     v: Float[Tensor, "B G S E"],
     *,
     mask: Mask = Everything(),
-    bias: Float[Tensor, "#B #H #T #S"] | None = None,
+    bias: Bias | None = None,
     scale: float | None = None,
 ) -> AttentionResult:
     """softmax(Q Kᵀ · scale + bias) · V with every intermediate kept.
@@ -31,9 +32,10 @@ def dense(
     q, k, v = (tensor.to(dtype) for tensor in (q, repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])))
     scores = q @ k.transpose(-2, -1)
     scaled_scores = scores * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    shape = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
     if bias is not None:
-        scaled_scores = scaled_scores + bias
-    seen = visible(mask, (q.shape[0], q.shape[1], q.shape[2], k.shape[2]), q.device)
+        scaled_scores = scaled_scores + added(bias, shape, q.device)
+    seen = visible(mask, shape, q.device)
     scaled_scores = scaled_scores.masked_fill(~seen, -math.inf)
     # softmax of nothing is 0/0; such a row is defined to be zero.
     weights = torch.softmax(scaled_scores, dim=-1).masked_fill(~seen.any(dim=-1, keepdim=True), 0.0)

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from kqv.attention.biases import Bias, added
 from kqv.attention.masks import Causal, Everything, Mask, visible
 from kqv.attention.result import AttentionResult
 
@@ -17,7 +18,7 @@ def fused(
     v: Float[Tensor, "B G S E"],
     *,
     mask: Mask = Everything(),
-    bias: Float[Tensor, "#B #H #T #S"] | None = None,
+    bias: Bias | None = None,
     scale: float | None = None,
 ) -> AttentionResult:
     """What `dense` returns, the output alone."""
@@ -34,9 +35,11 @@ def fused(
     return AttentionResult(output=output)
 
 
-def _additive(mask: Mask, bias: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
+def _additive(mask: Mask, bias: Bias | None, q: Tensor, k: Tensor) -> Tensor | None:
     """Mask and bias as the one tensor that torch takes: booleans, or a sum with −inf where masked; None for neither."""
+    shape = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+    table = None if bias is None else added(bias, shape, q.device).to(q.dtype)
     if isinstance(mask, Everything):
-        return None if bias is None else bias.to(q.dtype)
-    seen = visible(mask, (q.shape[0], q.shape[1], q.shape[2], k.shape[2]), q.device)
-    return seen if bias is None else torch.where(seen, bias.to(q.dtype), -math.inf)
+        return table
+    seen = visible(mask, shape, q.device)
+    return seen if table is None else torch.where(seen, table, -math.inf)

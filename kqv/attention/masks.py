@@ -101,16 +101,32 @@ class Both(Mask):
         return self.first(batch, head, query, key) & self.second(batch, head, query, key)
 
 
+@dataclass(frozen=True, eq=False)
+class Shifted(Mask):
+    """A mask for queries that begin `by` places after the first key, as in decoding with a cache."""
+
+    mask: Mask
+    by: int
+
+    def __call__(self, batch: Index, head: Index, query: Index, key: Index) -> Visible:
+        return self.mask(batch, head, query + self.by, key)
+
+
 def visible(mask: Mask, shape: tuple[int, int, int, int], device: torch.device) -> Bool[Tensor, "#B #H T S"]:
     """Evaluate `mask` for a whole (B, H, T, S); batch entries and heads that it doesn't tell apart share one map.
 
     >>> visible(Causal(), (1, 1, 2, 2), torch.device("cpu")).tolist()
     [[[[True, False], [True, True]]]]
     """
+    return mask(*index_grid(shape, device)).expand(-1, -1, shape[2], shape[3])
+
+
+def index_grid(shape: tuple[int, int, int, int], device: torch.device) -> tuple[Index, Index, Index, Index]:
+    """Indices of batch, head, query and key, each along its own axis of (B, H, T, S)."""
     batch, head, query, key = (
         torch.arange(size, device=device).view([-1 if axis == own else 1 for axis in range(4)]) for own, size in enumerate(shape)
     )
-    return mask(batch, head, query, key).expand(-1, -1, shape[2], shape[3])
+    return batch, head, query, key
 
 
 MaskLike = Mask | Literal["none", "causal"] | Bool[Tensor, "..."]

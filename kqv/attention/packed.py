@@ -7,33 +7,62 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kqv.attention.biases import Bias, ShiftedBias
 from kqv.attention.fused import fused
-from kqv.attention.masks import Everything, Mask
+from kqv.attention.masks import Everything, Mask, Shifted
 from kqv.attention.result import AttentionResult
 from kqv.config import Group
 from kqv.packing import Packing
 
 
 @dataclass(frozen=True, eq=False)
+class SequenceAttention:
+    """One sequence's share of a call, as the attention functions take it."""
+
+    q: Float[Tensor, "1 H T D"]
+    k: Float[Tensor, "1 G S D"]
+    v: Float[Tensor, "1 G S D"]
+    mask: Mask
+    bias: Bias | None
+    scale: float
+
+    def by(self, attention: Callable[..., AttentionResult]) -> AttentionResult:
+        """Attend by one of the attention functions."""
+        return attention(self.q, self.k, self.v, mask=self.mask, bias=self.bias, scale=self.scale)
+
+
+@dataclass(frozen=True, eq=False)
 class AttentionCall:
-    """One layer's attention, about to run: N packed query tokens, M packed key tokens, heads of width D."""
+    """One layer's attention, about to run: N packed query tokens, and for each sequence its m keys and values."""
 
     group: Group
     layer: int
     q: Float[Tensor, "N H D"]
-    k: Float[Tensor, "M G D"]
-    v: Float[Tensor, "M G D"]
     queries: Packing
-    keys: Packing
+    keys: tuple[Float[Tensor, "_ G D"], ...]
+    values: tuple[Float[Tensor, "_ G D"], ...]
     w_o: Float[Tensor, "W HD"]
     """The layer's output projection, as torch stores it; head h reads its columns h·D … (h+1)·D."""
-    mask: Mask = Everything()
+    mask: Mask
+    bias: Bias | None
+    scale: float
 
-    def sequences(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """q, k, v of each sequence as [1, H, T, D], [1, G, S, D] and [1, G, S, D]."""
-        q, k, v = self.queries.split(self.q), self.keys.split(self.k), self.keys.split(self.v)
-        for sequence in zip(q, k, v, strict=True):
-            yield tuple(tensor.transpose(0, 1).unsqueeze(0) for tensor in sequence)  # type: ignore[misc]
+    def sequences(self) -> Iterator[SequenceAttention]:
+        """Each sequence by itself. In self-attention its queries are the last of its tokens, the others were read before."""
+        for q, k, v in zip(self.queries.split(self.q), self.keys, self.values, strict=True):
+            read = 0 if self.group == "cross" else len(k) - len(q)
+            q, k, v = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, k, v))
+            yield SequenceAttention(q, k, v, shift_mask(self.mask, read), shift_bias(self.bias, read), self.scale)
+
+
+def shift_mask(mask: Mask, by: int) -> Mask:
+    """The mask for queries that begin `by` places after the first key."""
+    return Shifted(mask, by) if by and not isinstance(mask, Everything) else mask
+
+
+def shift_bias(bias: Bias | None, by: int) -> Bias | None:
+    """The bias for queries that begin `by` places after the first key."""
+    return ShiftedBias(bias, by) if by and bias is not None else bias
 
 
 Attend = Callable[[AttentionCall], Float[Tensor, "N H D"]]
@@ -47,4 +76,4 @@ def join(call: AttentionCall, results: list[AttentionResult]) -> Float[Tensor, "
 
 def attend_fused(call: AttentionCall) -> Float[Tensor, "N H D"]:
     """The packed call by the fused kernel, a sequence at a time."""
-    return join(call, [fused(q, k, v, mask=call.mask) for q, k, v in call.sequences()])
+    return join(call, [sequence.by(fused) for sequence in call.sequences()])

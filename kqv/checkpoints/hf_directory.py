@@ -1,26 +1,45 @@
-"""A checkpoint directory as Hugging Face lays it out: config.json, model.safetensors, tokenizer.json."""
+"""A checkpoint directory as Hugging Face lays it out: config.json, weights in safetensors, tokenizer.json."""
 
 import dataclasses
-import hashlib
-import json
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
-
-from kqv.checkpoints import bert
-from kqv.checkpoints.names import assemble
+from kqv.checkpoints.bert import bert
+from kqv.checkpoints.bloom import bloom
+from kqv.checkpoints.byt5 import byte_tokenizer
+from kqv.checkpoints.distilbert import distilbert
+from kqv.checkpoints.fields import Fields
+from kqv.checkpoints.files import read_json, read_objects, read_tensors, revision, weight_files
+from kqv.checkpoints.gpt2 import gpt2
+from kqv.checkpoints.llama import llama, mistral, qwen2, qwen3
+from kqv.checkpoints.names import Recipe, assemble
+from kqv.checkpoints.roberta import roberta
+from kqv.checkpoints.t5 import mt5, t5
+from kqv.checkpoints.torch_transformer import torch_transformer
+from kqv.config import ModelConfig
 from kqv.errors import CheckpointError
 from kqv.tokenizer import Tokenizer
-from kqv.transformer import Transformer, lay_out
+from kqv.transformer import Transformer
 
-READERS = {"bert": bert}
-"""By `model_type`: modules with `config`, `NAMES`, `PREFIX` and `IGNORED`."""
+READERS: dict[str, Callable[[Fields, Collection[str]], Recipe]] = {
+    "bert": bert,
+    "bloom": bloom,
+    "distilbert": distilbert,
+    "gpt2": gpt2,
+    "llama": llama,
+    "mistral": mistral,
+    "mt5": mt5,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+    "roberta": roberta,
+    "t5": t5,
+    "torch_transformer": torch_transformer,
+    "xlm-roberta": roberta,
+}
+"""By `model_type`: from config.json and the names of the file's tensors to what makes a model of them."""
 
-WEIGHTS = "model.safetensors"
 POOLING = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
 
 
@@ -36,59 +55,43 @@ class Checkpoint:
 
 def read_checkpoint(directory: Path) -> Checkpoint:
     """Read a directory. Raises `CheckpointError`, naming the file and what is wrong with it."""
-    raw = read_json(directory / "config.json")
-    kind = raw.get("model_type")
-    if kind not in READERS:
-        raise CheckpointError(f"config.json has model_type {kind!r}; kqv reads {', '.join(READERS)}")
-    reader = READERS[kind]
-    try:
-        config = dataclasses.replace(reader.config(raw), **pooling(directory))
-    except KeyError as error:
-        raise CheckpointError(f"config.json says it is a {kind} model, but lacks {error}") from error
-    transformer = lay_out(config)
-    tensors = {name.removeprefix(reader.PREFIX): tensor for name, tensor in read_tensors(directory).items()}
-    weights = assemble(transformer.state_dict(), reader.NAMES, tensors, reader.IGNORED)
-    transformer.load_state_dict(weights, assign=True)
-    tokenizer = directory / "tokenizer.json"
-    return Checkpoint(transformer, Tokenizer.from_file(tokenizer) if tokenizer.exists() else None, revision(directory))
+    fields = Fields(read_json(directory / "config.json"), "config.json")
+    reader = fields.choice("model_type", READERS)
+    fields.refuse("quantization_config", "kqv reads weights in floating point, not quantised ones")
+    tensors = read_tensors(directory)
+    recipe = reader(fields, tensors.keys())
+    config = dataclasses.replace(recipe.config, **pooling(directory), **generation(directory, recipe.config))
+    transformer = assemble(dataclasses.replace(recipe, config=config), tensors)
+    return Checkpoint(transformer, tokenizer(directory), revision(*weight_files(directory)))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file."""
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
-    return content
+def tokenizer(directory: Path) -> Tokenizer | None:
+    """The tokenizer in tokenizer.json, or that of byT5, which has no such file; else none."""
+    if (directory / "tokenizer.json").exists():
+        return Tokenizer.from_file(directory / "tokenizer.json")
+    config = directory / "tokenizer_config.json"
+    of_bytes = config.exists() and read_json(config).get("tokenizer_class") == "ByT5Tokenizer"
+    return Tokenizer(byte_tokenizer()) if of_bytes else None
 
 
-def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """The tensors of model.safetensors. A pickle is refused, whatever its name: reading one runs its author's code."""
-    path = directory / WEIGHTS
-    if not path.exists():
-        pickles = [name for name in ("pytorch_model.bin", "model.pt") if (directory / name).exists()]
-        advice = f"; {pickles[0]} is a pickle, which kqv never reads: convert it to safetensors" if pickles else ""
-        raise CheckpointError(f"{path} is missing{advice}")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        with path.open("rb") as file:
-            start = file.read(2)
-        is_pickle = start == b"PK" or start[:1] == b"\x80"  # torch.save's zip, or a bare pickle
-        what = "is a pickle, which kqv never reads: convert it to safetensors" if is_pickle else f"is damaged or cut short: {error}"
-        raise CheckpointError(f"{path} {what}") from error
+def generation(directory: Path, config: ModelConfig) -> dict[str, Any]:
+    """What generation_config.json adds to what begins and ends a generation; nothing where there is none."""
+    path = directory / "generation_config.json"
+    if config.architecture == "encoder" or not path.exists():
+        return {}
+    fields = Fields(read_json(path), "generation_config.json")
+    ends = {"end_tokens": tuple(dict.fromkeys(config.end_tokens + fields.tokens("eos_token_id")))}
+    if config.start_token is None:
+        return ends
+    return ends | {"start_token": fields.token("decoder_start_token_id", config.start_token)}
 
 
 def pooling(directory: Path) -> dict[str, Any]:
     """How sentence-transformers' module files say that one vector is made of a sequence; nothing where there are none."""
-    modules = directory / "modules.json"
-    if not modules.exists():
+    path = directory / "modules.json"
+    if not path.exists():
         return {}
-    kinds = [module["type"].rpartition(".")[2] for module in json.loads(modules.read_bytes())]
+    kinds = [Fields(module, path.name).text("type").rpartition(".")[2] for module in read_objects(path)]
     modes = read_json(directory / "1_Pooling" / "config.json") if "Pooling" in kinds else {"pooling_mode_mean_tokens": True}
     chosen = [mode for mode, on in modes.items() if mode.startswith("pooling_mode_") and on]
     if len(chosen) != 1 or chosen[0] not in POOLING:
@@ -96,9 +99,3 @@ def pooling(directory: Path) -> dict[str, Any]:
             f"1_Pooling/config.json asks for {', '.join(chosen) or 'nothing'}; kqv pools by {' or '.join(POOLING)}"
         )
     return {"pooling": POOLING[chosen[0]], "normalize_pooled": "Normalize" in kinds}
-
-
-def revision(directory: Path) -> str:
-    """What tells two versions of a model apart."""
-    with (directory / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

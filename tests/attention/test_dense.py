@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kqv.attention.biases import Tabulated
 from kqv.attention.dense import dense
 from kqv.attention.fused import fused
 from kqv.attention.masks import Causal, Everything, Mask, Table, Window
@@ -34,8 +35,8 @@ def test_worked_example() -> None:
 
 def test_each_step_follows_from_the_one_before() -> None:
     q, k, v = random_qkv()
-    bias = torch.randn(3, 5, 7, dtype=torch.float64)[None]
-    result = dense(q, k, v, bias=bias, scale=0.3)
+    bias = torch.randn(1, 3, 5, 7, dtype=torch.float64)
+    result = dense(q, k, v, bias=Tabulated(bias), scale=0.3)
     assert result.scores is not None and result.scaled_scores is not None and result.weights is not None
     torch.testing.assert_close(result.scores, torch.einsum("bhtd,bhsd->bhts", q, k), **FLOAT64)
     torch.testing.assert_close(result.scaled_scores, result.scores * 0.3 + bias, **FLOAT64)
@@ -101,7 +102,7 @@ def test_half_precision_is_computed_in_float32() -> None:
 def test_fused_equals_dense(mask: Mask, with_bias: bool, key_heads: int) -> None:
     q, _, _ = random_qkv(heads=6, queries=7)
     _, k, v = random_qkv(heads=key_heads)
-    bias = torch.randn(1, 6, 7, 7, dtype=torch.float64) if with_bias else None
+    bias = Tabulated(torch.randn(1, 6, 7, 7, dtype=torch.float64)) if with_bias else None
     expected = dense(q, k, v, mask=mask, bias=bias, scale=0.3).output
     torch.testing.assert_close(fused(q, k, v, mask=mask, bias=bias, scale=0.3).output, expected, rtol=0, atol=1e-13)
 
