@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from kqv.config import Architecture, Group
+from kqv.generate import FinishReason
 
 Figure = float | None
 Vector = list[float]
@@ -70,6 +71,10 @@ class SequenceAnswer(Answer):
     """Token strings; absent where embeddings were given, or the model has no tokenizer."""
     token_ids: list[int] | None = None
     """Token ids; absent where embeddings were given."""
+    target_tokens: list[str] | None = None
+    """What the decoder of an encoder–decoder read: the `target`, or the model's own text."""
+    target_token_ids: list[int] | None = None
+    """Likewise."""
     truncated: int
     """How many tokens were cut off to fit the model's context."""
     attention: dict[Group, GroupAnswer] | None = None
@@ -97,7 +102,7 @@ class Timing(Answer):
     """Where the time went."""
 
     queue_ms: float
-    """The longest that a sequence waited for the device."""
+    """The longest that a sequence waited for the device, before all of its runs together."""
     compute_ms: float
     """How long the device worked on the batches that the request was in."""
     batch_sequences: int
@@ -112,6 +117,53 @@ class AnalyzeAnswer(Answer):
     results: list[SequenceAnswer]
     usage: Usage
     timing: Timing
+
+
+class GeneratedText(Answer):
+    """What was written for one sequence."""
+
+    text: str | None = None
+    """The new text, without special tokens; absent where the model has no tokenizer."""
+    token_ids: list[int]
+    """The new ones; the end token, where it ended the text, is the last."""
+    tokens: list[str] | None = None
+    """Likewise, as strings."""
+    finish_reason: FinishReason
+    """`max_new_tokens` was reached, a stop text came, or the model's own end token."""
+    attention: dict[Group, GroupAnswer] | None = None
+    """Of all tokens that were read: the prompt and the new ones but the last. Query i chose token i + 1."""
+
+
+class GenerationUsage(Usage):
+    """What the request amounted to."""
+
+    tokens: int
+    """Tokens read and written."""
+    new_tokens: int
+    """Tokens written."""
+
+
+class GenerateAnswer(Answer):
+    """A result for each sequence, in the request's order."""
+
+    model: str
+    """Id of the model that answered."""
+    results: list[GeneratedText]
+    usage: GenerationUsage
+    timing: Timing
+
+
+class TokenEvent(Answer):
+    """A `token` event of a stream."""
+
+    index: int
+    """The sequence that the token belongs to."""
+    token_id: int
+    token: str | None = None
+    text: str | None = None
+    """What the text has grown by; nothing yet, where a character is not whole, or may be the beginning of a stop text."""
+    attention: dict[Group, GroupAnswer] | None = None
+    """Of the tokens that this step read: all of the prompt, and afterwards the token before this one."""
 
 
 class AttendAnswer(Answer):

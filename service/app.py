@@ -14,7 +14,7 @@ from service.errors import add_handlers
 from service.middleware import RequestMiddleware
 from service.models import Models
 from service.openapi import describe
-from service.routes import analyze, attend, health, models, tokenize
+from service.routes import analyze, attend, generate, health, models, tokenize
 from service.settings import Settings
 
 DESCRIPTION = """\
@@ -45,7 +45,7 @@ def create_app(settings: Settings, served: Models) -> FastAPI:
     app.state.service = service
     app.add_middleware(RequestMiddleware)
     add_handlers(app)
-    for module in (analyze, attend, tokenize, models, health):
+    for module in (analyze, attend, generate, tokenize, models, health):
         app.include_router(module.router)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     return app

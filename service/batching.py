@@ -20,7 +20,7 @@ from service.errors import OverloadedError, UnavailableError
 logger = logging.getLogger(__name__)
 
 Work = Callable[[Sequence[Any]], Sequence[Any]]
-"""Makes a result of each job, in order. Jobs whose `Work` is equal may share a batch."""
+"""Makes a result of each job, in order, or an `Unfinished` one. Jobs whose `Work` is equal may share a batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +37,15 @@ class Done(NamedTuple):
     result: Any
     waited_s: float
     run: Run
+    next: "asyncio.Future[Done] | None" = None
+    """The next run of a job that goes on; it waits for the device already."""
+
+
+class Unfinished(NamedTuple):
+    """What work makes of a job that goes on: the result of this run, and what the next one costs."""
+
+    result: Any
+    cost: int
 
 
 class Waiting(NamedTuple):
@@ -135,7 +144,22 @@ class Batcher:
             self._run(batch[half:])
             return
         self._measure(sum(entry.cost for entry in batch), run.seconds)
-        self._settle(batch, outcomes)
+        self._settle(batch, [self._go_on(entry, done) for entry, done in zip(batch, outcomes, strict=True)])
+
+    def _go_on(self, entry: Waiting, done: Done) -> Done:
+        """Put a job that goes on behind those that wait: before the next batch is made up, so that jobs stay in step.
+
+        It was let in once, so no limit refuses it now.
+        """
+        if not isinstance(done.result, Unfinished):
+            return done
+        result, cost = done.result
+        if entry.future.cancelled():
+            return done._replace(result=result)
+        again = entry._replace(cost=cost, future=self._loop.create_future(), since=time.monotonic())
+        with self._changed:
+            self._queue.append(again)
+        return done._replace(result=result, next=again.future)
 
     def _measure(self, cost: int, seconds: float) -> None:
         """Follow the device's speed, as it was over the last few batches."""
@@ -151,11 +175,21 @@ def settle(futures: Sequence[asyncio.Future[Done]], outcomes: Sequence[Done | Ex
     """Set the futures that still wait; a cancelled one may not be set."""
     for future, outcome in zip(futures, outcomes, strict=True):
         if future.done():
-            continue
-        if isinstance(outcome, Exception):
+            if isinstance(outcome, Done) and outcome.next is not None:
+                outcome.next.cancel()
+        elif isinstance(outcome, Exception):
             future.set_exception(outcome)
         else:
             future.set_result(outcome)
+
+
+def abandon(future: asyncio.Future[Done]) -> None:
+    """Cancel a job, which may have gone on since."""
+    while not future.cancel() and not future.cancelled() and future.exception() is None:
+        following = future.result().next
+        if following is None:
+            return
+        future = following
 
 
 def next_batch(queue: Sequence[Waiting], budget: int) -> tuple[list[Waiting], list[Waiting]]:

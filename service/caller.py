@@ -1,7 +1,8 @@
 """Who waits for an answer, and for how long."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,20 +28,33 @@ class Caller:
         Raises `DeadlineError` when the time is over, `ClientGoneError` when the connection is.
         """
         answer = asyncio.gather(*futures)
-        gone = asyncio.create_task(self._gone())
-        either: list[asyncio.Future[Any]] = [answer, gone]
         try:
-            async with asyncio.timeout_at(self.deadline):
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                raise ClientGoneError("the client closed the connection")
+            with self.watched() as gone:
+                await self.wait_for_any([answer], gone)
             return answer.result()
-        except TimeoutError:
-            raise DeadlineError(self.timeout_ms) from None
         finally:
-            gone.cancel()
             for future in futures:
                 future.cancel()
+
+    @contextmanager
+    def watched(self) -> Iterator[asyncio.Task[None]]:
+        """A task that ends when the client has closed the connection."""
+        gone = asyncio.create_task(self._gone())
+        try:
+            yield gone
+        finally:
+            gone.cancel()
+
+    async def wait_for_any(self, futures: Iterable[asyncio.Future[T]], gone: asyncio.Task[None]) -> set[asyncio.Future[T]]:
+        """Those that are done, as soon as one is. Raises as `wait_for` does."""
+        either: set[asyncio.Future[Any]] = {*futures, gone}
+        left = self.deadline - asyncio.get_running_loop().time()
+        done, _ = await asyncio.wait(either, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            raise DeadlineError(self.timeout_ms)
+        if done == {gone}:
+            raise ClientGoneError("the client closed the connection")
+        return done - {gone}
 
     async def _gone(self) -> None:
         """Returns when the client has closed the connection."""

@@ -136,7 +136,7 @@ def analyze_command(
     chosen: dict[str, Any] = {"layers": tuple(layers) if layers else None, "heads": tuple(heads) if heads else None}
     [analysis] = loaded.analyze([Input(text=text, pair=pair)], weights="top", outputs=(), **chosen)
     if as_json:
-        usage = {"sequences": 1, "tokens": len(analysis.tokens or ())}
+        usage = {"sequences": 1, "tokens": len(analysis.tokens or ()) + len(analysis.target_tokens or ())}
         typer.echo(encode({"model": loaded.id, "results": [analysis_fields(analysis)], "usage": usage}).decode())
     else:
         answer(*describe(analysis))

@@ -8,7 +8,8 @@ import orjson
 import torch
 from torch import Tensor
 
-from kqv import Analysis
+from kqv import Analysis, Generated, GroupAnalysis
+from kqv.config import Group
 
 BYTES_PER_NUMBER = 14
 """A float32 in JSON with its comma: 11 to 12 bytes, up to 13.5 in the maps of long sequences, whose weights begin with zeros."""
@@ -21,10 +22,18 @@ Array = np.ndarray[Any, Any]
 
 def analysis_fields(analysis: Analysis) -> dict[str, Any]:
     """One sequence's part of the answer: the fields of `Analysis` by their names, less those that weren't asked for."""
-    attention = {
-        group: present(vars(found) | {"diagnostics": found.diagnostics or None}) for group, found in analysis.attention.items()
-    }
-    return present(vars(analysis) | {"attention": attention or None})
+    return present(vars(analysis) | {"attention": attention_fields(analysis.attention)})
+
+
+def generated_fields(generated: Generated) -> dict[str, Any]:
+    """Likewise of a text that was written."""
+    return present(vars(generated) | {"attention": attention_fields(generated.attention)})
+
+
+def attention_fields(attention: Mapping[Group, GroupAnalysis]) -> dict[Group, Any] | None:
+    """The fields of each kind of attention; None where there are none."""
+    fields = {group: present(vars(found) | {"diagnostics": found.diagnostics or None}) for group, found in attention.items()}
+    return fields or None
 
 
 def present(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,11 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem} for status in (*statuses, 500)}
 
 
+def event_stream(example: str) -> dict[int | str, dict[str, Any]]:
+    """Server-sent events, as another form of a route's answer."""
+    return {200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": example}}}}
+
+
 def describe(app: FastAPI) -> dict[str, Any]:
     """FastAPI's document, with the errors that there are: problems, under their own media type, and none of FastAPI's own."""
     if app.openapi_schema is None:

@@ -1,11 +1,11 @@
 """What a request asks for in the engine's terms, checked at the door so that little that is invalid ever waits for the device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar, cast, get_args
 
-from kqv import Input, InputError, Model, Selection, UnsupportedError
-from kqv.engine import Job
-from kqv.inputs import TokenSequence, Truncate
+from kqv import Input, InputError, Job, Model, Sampling, Selection, TokenSequence, UnsupportedError
+from kqv.generate import Generation
+from kqv.inputs import Truncate
 from service import requests
 from service.attending import PROJECTIONS, Attention, sizes_of
 from service.encoding import BYTES_PER_NUMBER
@@ -16,6 +16,7 @@ from service.tensors import booleans, floats
 SMALLER_ANALYSIS = (
     'ask for weights "top" or "pooled", for fewer layers, heads or outputs, for a crop, or for fewer sequences at once'
 )
+SMALLER_GENERATION = 'ask for weights "top" or "none", for fewer layers, heads or new tokens, or for fewer sequences at once'
 SMALLER_ATTENTION = "leave steps out of include, or send fewer queries and keys at once"
 HEADS = ("q", "k", "v")
 VECTORS = ("x", "context", "num_heads", *PROJECTIONS, "seed")
@@ -35,14 +36,30 @@ class Asked(Generic[JobT]):
     """How long the answer will be, about."""
 
 
-def read_analysis(body: requests.AnalyzeRequest, model: Model, settings: Settings) -> Asked[Job]:
-    """A job for each sequence. Raises `InputError` at the first wrong field, `AnswerTooLargeError` for too long an answer."""
+def read_analysis(body: requests.AnalyzeRequest, model: Model, settings: Settings) -> list[Job]:
+    """A job for each sequence. Raises `InputError` at the first wrong field."""
     selection = read_selection(body)
-    given = placed(body.input)
-    check_count(len(given), settings)
-    jobs = [Job(read_sequence(sequence, location, model, body.truncate), selection) for location, sequence in given]
+    jobs = [Job(sequence, selection) for sequence in read_sequences(body.input, model, body.truncate, settings)]
+    for job in jobs:
+        if lacks_target(job.sequence, model):  # a crop may be one of the target, which nobody knows yet
+            model.scopes(job.sequence, replace(selection, queries=None, keys=None))
+    return jobs
+
+
+def size_up(jobs: list[Job], model: Model, settings: Settings) -> Asked[Job]:
+    """The jobs, which have their targets, and how large they are. Raises `AnswerTooLargeError` for too long an answer."""
     predicted = predict_bytes(sum(model.answer_numbers(*job) for job in jobs), settings, SMALLER_ANALYSIS)
-    return Asked(jobs, [len(job.sequence) for job in jobs], predicted)
+    return Asked(jobs, [cost(job.sequence) for job in jobs], predicted)
+
+
+def lacks_target(sequence: TokenSequence, model: Model) -> bool:
+    """Whether the model has to write first what its decoder reads."""
+    return model.config.architecture == "encoder-decoder" and sequence.target is None
+
+
+def cost(sequence: TokenSequence) -> int:
+    """Tokens that the device reads, the target's among them."""
+    return len(sequence) + len(sequence.target or ())
 
 
 def check_count(sequences: int, settings: Settings) -> None:
@@ -68,6 +85,59 @@ def read_selection(body: requests.AnalyzeRequest) -> Selection:
     )
 
 
+def read_generation(body: requests.GenerateRequest, model: Model, settings: Settings) -> Asked[Generation]:
+    """A generation for each sequence. Raises as `read_analysis` and `size_up` do."""
+    sampling, selection = read_sampling(body), read_rows(body)
+    generations = [
+        model.begin(sequence, sampling, selection) for sequence in read_sequences(body.input, model, body.truncate, settings)
+    ]
+    numbers = sum(model.answer_numbers(at_its_longest(generation, model), selection) for generation in generations)
+    predicted = predict_bytes(2 * numbers if body.stream else numbers, settings, SMALLER_GENERATION)  # a stream says all twice
+    return Asked(generations, [first_cost(generation, model) for generation in generations], predicted)
+
+
+def read_sampling(body: requests.GenerateRequest) -> Sampling:
+    """How the next token is chosen."""
+    return Sampling(
+        max_new_tokens=body.max_new_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        seed=body.seed,
+        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop),
+    )
+
+
+def read_rows(body: requests.GenerateRequest) -> Selection:
+    """What is to be kept of each token's attention."""
+    return Selection(
+        layers=None if body.layers is None else tuple(body.layers),
+        heads=None if body.heads is None else tuple(body.heads),
+        weights=body.weights,
+        diagnostics=tuple(body.diagnostics) if isinstance(body.diagnostics, list) else body.diagnostics,
+        per_query=body.per_query,
+        outputs=(),
+    )
+
+
+def at_its_longest(generation: Generation, model: Model) -> TokenSequence:
+    """A sequence of as many tokens as there will be at most."""
+    read = TokenSequence(ids=(*generation.read, *(0,) * generation.sampling.max_new_tokens))
+    return replace(generation.source, target=read) if model.config.architecture == "encoder-decoder" else read
+
+
+def first_cost(generation: Generation, model: Model) -> int:
+    """Tokens that the first step reads: the prompt, and what an encoder reads."""
+    return len(generation.read) + (len(generation.source) if model.config.architecture == "encoder-decoder" else 0)
+
+
+def read_sequences(given: requests.Input, model: Model, truncate: Truncate, settings: Settings) -> list[TokenSequence]:
+    """All sequences of a request. Raises `InputError` at the first wrong one."""
+    sequences = placed(given)
+    check_count(len(sequences), settings)
+    return [read_sequence(sequence, location, model, truncate) for location, sequence in sequences]
+
+
 def placed(given: requests.Input) -> list[tuple[Location, requests.Sequence]]:
     """Each sequence of a request, and where it stands there."""
     if isinstance(given, list) and not (given and isinstance(given[0], int)):
@@ -86,7 +156,7 @@ def read_sequence(given: requests.Sequence, location: Location, model: Model, tr
 
 def read_object(given: requests.SequenceObject) -> Input:
     embeddings = None if given.embeddings is None else floats(given.embeddings, "embeddings")
-    return Input(text=given.text, tokens=given.tokens, embeddings=embeddings, pair=given.pair)
+    return Input(text=given.text, tokens=given.tokens, embeddings=embeddings, pair=given.pair, target=given.target)
 
 
 def read_texts(body: requests.TokenizeRequest, model: Model, settings: Settings) -> list[dict[str, Any]]:

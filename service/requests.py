@@ -14,6 +14,12 @@ Crop = tuple[int, int]
 ModelId = Annotated[str, Field(max_length=256)]
 
 
+Target = Annotated[
+    Annotated[str, TEXT] | Annotated[Items[int], LIST],
+    one_of(plain_form, "a text or a list of token ids"),
+]
+
+
 class SequenceObject(Wire):
     """One sequence: exactly one of `text`, `tokens` and `embeddings`."""
 
@@ -25,8 +31,9 @@ class SequenceObject(Wire):
     """Vectors [n, d_model] in place of the token embeddings; positions are still added."""
     pair: str | None = None
     """Second segment, beside `text`, for models that read two."""
-    target: Annotated[str | Items[int] | None, unbuilt(None)] = None
-    """What the decoder of an encoder–decoder reads. Not built yet."""
+    target: Target | None = None
+    """What the decoder of an encoder–decoder reads: a text, which the start token is put before, or all its token ids. Without it
+    the decoder reads what the model writes itself."""
 
 
 Sequence = Annotated[
@@ -94,6 +101,54 @@ class AnalyzeRequest(Wire):
     """How far another attention is from dense. Not built yet."""
     interventions: Annotated[Items[Any], unbuilt([])] = []
     """Ablations. Not built yet."""
+    truncate: Truncate = "error"
+    """What happens to a sequence longer than the model's context: refused, or cut at that end."""
+
+
+Stop = Annotated[str, Field(max_length=256)]
+
+
+class GenerateRequest(Wire):
+    """Texts to go on with, how, and what to show of the attention meanwhile."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"input": "The cat sat on", "max_new_tokens": 16},
+                {"input": ["Once upon a time", "The cat"], "max_new_tokens": 20, "temperature": 0.8, "seed": 7, "stop": ["."]},
+                {"input": "The cat sat on", "max_new_tokens": 4, "weights": "top", "layers": [-1], "stream": True},
+            ]
+        }
+    )
+
+    model: ModelId | None = None
+    """Id of the model; the server's default without it."""
+    input: Input
+    """One sequence or a list of them, each of which is gone on with; for an encoder–decoder, what its encoder reads."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    """Most tokens that are written for each sequence."""
+    temperature: Number = Field(default=0.0, ge=0)
+    """Divides the logits before one is drawn; 0 takes the likeliest token always."""
+    top_p: Number = Field(default=1.0, gt=0, le=1)
+    """Draws only from the likeliest tokens that make up this share."""
+    top_k: int = Field(default=0, ge=0)
+    """Draws only from so many of the likeliest tokens; 0 for all."""
+    seed: int | None = Field(default=None, ge=0, lt=1 << 63)
+    """The same seed writes the same text, whatever else the server does; chance without it."""
+    stop: Annotated[Annotated[Stop, TEXT] | Annotated[Items[Stop], LIST], one_of(plain_form, "a text or a list of texts")] = []
+    """Texts that end a sequence; they and what follows are left out of its text."""
+    stream: bool = False
+    """Send each token as it comes, as a server-sent event."""
+    layers: Items[int] | None = None
+    """Layers to report, negative ones counted from the end; all without it."""
+    heads: Items[int] | None = None
+    """Heads to report, likewise."""
+    weights: Literal["none", "top", "full"] = "none"
+    """Attention of each token that was read: none, the 8 keys that it looked at most, or all of them."""
+    diagnostics: Diagnostics = "none"
+    """Ids of the measures wanted, of those that are defined for each query; "all" is all of these."""
+    per_query: bool = False
+    """Diagnostics of each query instead of their mean; those of a `token` event always are."""
     truncate: Truncate = "error"
     """What happens to a sequence longer than the model's context: refused, or cut at that end."""
 

@@ -21,10 +21,10 @@ class Stages:
         yield
         self.seconds[stage] = time.perf_counter() - started
 
-    def took(self, done: Sequence[Done]) -> None:
-        """Note what the batcher says: the longest wait, and the runs that a request's jobs were in, each once."""
-        runs = {each.run for each in done}
-        self.seconds["queue"] = max(each.waited_s for each in done)
+    def took(self, done: Sequence[Sequence[Done]]) -> None:
+        """Note what the batcher says of each sequence's runs: who waited longest in all, and the time of each run once."""
+        runs = {job.run for jobs in done for job in jobs}
+        self.seconds["queue"] = max(sum(job.waited_s for job in jobs) for jobs in done)
         self.seconds["forward"] = sum(run.seconds for run in runs)
         self.batch_sequences = max(run.jobs for run in runs)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 import kqv
 from service.app import create_app
+from service.batching import Batcher
 from service.models import Models
 from service.settings import Settings
 
@@ -55,3 +56,35 @@ def listening(app: FastAPI) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+@asynccontextmanager
+async def busy_device(batcher: Batcher) -> AsyncIterator[Callable[[], None]]:
+    """Until the block's end, or until it calls what it gets, the device has something else to do."""
+    free, busy = threading.Event(), threading.Event()
+
+    def work(jobs: Sequence[Any]) -> Sequence[Any]:
+        busy.set()
+        assert free.wait(10)
+        return jobs
+
+    [future] = batcher.submit(work, [None], [1])
+    await asyncio.to_thread(busy.wait, 10)
+    yield free.set
+    free.set()
+    await future
+
+
+async def until_waiting(batcher: Batcher, jobs: int) -> None:
+    async with asyncio.timeout(10):
+        while len(batcher._queue) < jobs:  # noqa: ASYNC110 -- the test must see it without the batcher's help
+            await asyncio.sleep(0.001)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(2000):
+        if condition():
+            return
+        pause.wait(0.005)
+    raise AssertionError("it never came to pass")

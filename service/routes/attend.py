@@ -31,7 +31,7 @@ async def attend(body: AttendRequest, service: ServiceDependency, caller: Caller
     # A partial is equal to no other, so this shares no batch: nothing would be gained, and misfits are found out only there.
     work = partial(attend_each, service.models.get(None).device)
     done = await caller.wait_for(service.batcher.submit(work, asked.jobs, asked.tokens))
-    stages.took(done)
+    stages.took([done])
     with stages.measure("encode"):
         content = await run_off_loop(asked.answer_bytes > settings.inline_encode_bytes, encode, done[0].result)
     return Response(content, media_type="application/json", headers=stages.header())

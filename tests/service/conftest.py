@@ -1,13 +1,20 @@
-"""A tiny model, and a client of a server that has it."""
+"""Tiny models, and clients of servers that have them."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 import tiny
+import tokenizers
+import torch
+import transformers
 from serving import listening, make_app
 
 import kqv
+
+END = 256
+"""The end of a text; the tokens before it are one for each byte."""
 
 
 @pytest.fixture
@@ -28,4 +35,48 @@ def client(model: kqv.Model) -> Iterator[httpx.Client]:
     """A client of a real server with small limits, shared by all the tests that leave it as it was."""
     app = make_app(model, max_body_bytes=200_000, max_sequences=7, max_answer_bytes=300_000, max_attend_numbers=100_000)
     with listening(app) as url, httpx.Client(base_url=url, timeout=10) as session:
+        yield session
+
+
+def byte_level(path: Path) -> None:
+    """GPT-2's kind of tokenizer without a single merge: random weights write random bytes, few of which are characters."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {symbol: index for index, symbol in enumerate(alphabet)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<end>"])
+    tokenizer.save(str(path))
+
+
+def load_decoder(directory: Path) -> kqv.Model:
+    config = transformers.GPT2Config(**(tiny.GPT2 | {"vocab_size": END + 1}), bos_token_id=END, eos_token_id=END)
+    tiny.save(directory, transformers.GPT2LMHeadModel, config)
+    byte_level(directory / "tokenizer.json")
+    return kqv.load(directory)
+
+
+def load_encoder_decoder(directory: Path) -> kqv.Model:
+    special = {"decoder_start_token_id": END, "eos_token_id": END, "pad_token_id": END}
+    config = transformers.T5Config(**(tiny.T5 | {"vocab_size": END + 1}), **special)
+    tiny.save(directory, transformers.T5ForConditionalGeneration, config)
+    byte_level(directory / "tokenizer.json")
+    return kqv.load(directory)
+
+
+@pytest.fixture(scope="session")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> kqv.Model:
+    torch.manual_seed(0)
+    return load_decoder(tmp_path_factory.mktemp("models") / "gpt2")
+
+
+@pytest.fixture(scope="session")
+def encoder_decoder(tmp_path_factory: pytest.TempPathFactory) -> kqv.Model:
+    torch.manual_seed(0)
+    return load_encoder_decoder(tmp_path_factory.mktemp("models") / "t5")
+
+
+@pytest.fixture(scope="session")
+def decoder_client(decoder: kqv.Model) -> Iterator[httpx.Client]:
+    with listening(make_app(decoder)) as url, httpx.Client(base_url=url, timeout=10) as session:
         yield session

@@ -6,8 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-
-from service.answers import Problem
+from problems import check_invalid, problem
 
 GOOD = {"input": "the cat", "weights": "none"}
 ROW = [0.5] * 35
@@ -19,26 +18,6 @@ HEADS = {"q": EYE, "k": EYE, "v": EYE}
 def _next_request_is_served(client: httpx.Client) -> Iterator[None]:
     yield
     assert client.post("/v1/analyze", json=GOOD).status_code == 200
-
-
-def problem(response: httpx.Response, status: int) -> dict[str, Any]:
-    """The problem document, which is complete."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    document: dict[str, Any] = response.json()
-    Problem.model_validate(document)
-    assert document["status"] == status
-    assert document["request_id"] == response.headers["x-request-id"]
-    return document
-
-
-def check_invalid(response: httpx.Response, loc: list[str | int], complaint: str) -> None:
-    """A 422 about exactly one field."""
-    document = problem(response, 422)
-    [error] = document["errors"]
-    assert error["loc"] == loc
-    assert complaint in error["msg"]
-    assert complaint in document["detail"]
 
 
 def encoded(dtype: str, shape: list[int], data: bytes) -> dict[str, Any]:
@@ -142,7 +121,8 @@ ANALYZE: dict[str, tuple[dict[str, Any], list[str | int], str]] = {
     "attention not built": ({"input": "a", "attention": {"kind": "longformer"}}, ["attention"], "not built yet"),
     "compare not built": ({"input": "a", "compare": True}, ["compare"], "not built yet"),
     "interventions not built": ({"input": "a", "interventions": [{"op": "ablate"}]}, ["interventions"], "not built yet"),
-    "target not built": ({"input": {"text": "a", "target": "b"}}, ["input", "target"], "not built yet"),
+    "target for an encoder": ({"input": {"text": "a", "target": "b"}}, ["input", "target"], "a target is for encoder–decoders"),
+    "target of no form": ({"input": {"text": "a", "target": 5}}, ["input", "target"], "this is a text or a list of token ids"),
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.batching import Batcher, Limits, Waiting, next_batch
+from service.batching import Batcher, Done, Limits, Unfinished, Waiting, abandon, next_batch
 from service.errors import OverloadedError, UnavailableError
 
 pytestmark = pytest.mark.anyio
@@ -151,6 +151,67 @@ async def test_poisoned_job_fails_alone(device: Device) -> None:
             "d done",
         ]
         assert device.batches == [["a", "b", "poison", "c", "d"], ["a", "b"], ["poison", "c", "d"], ["poison"], ["c", "d"]]
+
+
+class Countdown(Device):
+    """Work that goes on until its job, a list with a number, is at zero."""
+
+    def work(self, jobs: Sequence[Any]) -> list[Any]:
+        super().work([job[0] for job in jobs])
+        for job in jobs:
+            job[0] -= 1
+        return [Unfinished(job[0], 1) if job[0] else job[0] for job in jobs]
+
+
+async def followed(future: asyncio.Future[Done]) -> list[Any]:
+    """The results of all of a job's runs."""
+    done = await future
+    results = [done.result]
+    while done.next is not None:
+        done = await done.next
+        results.append(done.result)
+    return results
+
+
+async def test_jobs_that_go_on_stay_in_step_with_each_other_and_are_never_refused() -> None:
+    device = Countdown()
+    async with started(Limits(waiting_cost=2, waiting_jobs=2, batch_cost=10)) as batcher:
+        held = Device()
+        await held.hold(batcher)
+        futures = batcher.submit(device.work, [[3]], [1]) + batcher.submit(device.work, [[2]], [1])
+        held.free.set()
+        assert await asyncio.gather(*map(followed, futures)) == [[2, 1, 0], [1, 0]]
+        assert device.batches == [[3, 2], [2, 1], [1]]
+
+
+async def test_job_that_goes_on_gives_way_to_those_who_wait() -> None:
+    device, other = Countdown(), Device()
+    async with started() as batcher:
+        await other.hold(batcher)
+        [goes_on] = batcher.submit(device.work, [[2]], [1])
+        [between] = batcher.submit(other.work, ["a"], [1])
+        order: list[str] = []
+        goes_on.add_done_callback(lambda done: done.result().next.add_done_callback(lambda _: order.append("second step")))
+        between.add_done_callback(lambda _: order.append("between"))
+        other.free.set()
+        await asyncio.gather(followed(goes_on), between)
+        assert order == ["between", "second step"]
+
+
+@pytest.mark.parametrize("steps_seen", [0, 1, 2])
+async def test_abandoned_job_does_not_go_on(steps_seen: int) -> None:
+    device = Countdown()
+    async with started() as batcher:
+        [future] = batcher.submit(device.work, [[10**9]], [1])
+        first = future
+        for _ in range(steps_seen):
+            future = (await future).next or future
+        abandon(first)
+        [done] = await asyncio.gather(*batcher.submit(Device().work, ["next"], [1]))
+        count = len(device.batches)
+        await asyncio.gather(*batcher.submit(Device().work, ["one more"], [1]))
+        assert done.run.jobs == 1
+        assert len(device.batches) <= count + 1
 
 
 async def test_work_that_loses_results_fails_instead_of_hanging() -> None:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.requests import AnalyzeRequest, AttendRequest, TokenizeRequest
+from service.requests import AnalyzeRequest, AttendRequest, GenerateRequest, TokenizeRequest
 
-REQUESTS = {"analyze": AnalyzeRequest, "attend": AttendRequest, "tokenize": TokenizeRequest}
+REQUESTS = {"analyze": AnalyzeRequest, "attend": AttendRequest, "generate": GenerateRequest, "tokenize": TokenizeRequest}
 WORDS = [
     "tiny",
     "full",
@@ -61,6 +61,9 @@ good = {
     "attend": st.fixed_dictionaries({"q": rows, "k": rows, "v": rows})
     | st.fixed_dictionaries({"x": rows, "num_heads": st.integers(1, 3), "seed": st.integers(0, 9)})
     | st.fixed_dictionaries({"x": rows, "num_heads": st.integers(1, 2), "w_q": rows, "w_k": rows, "w_v": rows, "w_o": rows}),
+    "generate": st.fixed_dictionaries(
+        {"input": st.sampled_from(["the cat", [5, 6, 7], ["a", [5]]]), "max_new_tokens": st.integers(1, 3)}
+    ),
     "tokenize": st.fixed_dictionaries({"input": st.text(max_size=9) | st.lists(st.text(max_size=9))}),
 }
 
@@ -72,11 +75,13 @@ def send(client: httpx.Client, route: str, content: bytes) -> httpx.Response:
 @pytest.mark.parametrize("route", REQUESTS)
 @settings(max_examples=250)
 @given(data=st.data())
-def test_any_json_is_answered_or_refused(client: httpx.Client, route: str, data: st.DataObject) -> None:
+def test_any_json_is_answered_or_refused(
+    client: httpx.Client, decoder_client: httpx.Client, route: str, data: st.DataObject
+) -> None:
     fields = st.sampled_from(list(REQUESTS[route].model_fields))
     changes = st.dictionaries(fields, likely, max_size=1) | st.dictionaries(fields, anything, max_size=2)
     content = json.dumps(data.draw(good[route]) | data.draw(changes))  # NaN and Infinity too, as Python writes them
-    response = send(client, route, content.encode())
+    response = send(decoder_client if route == "generate" else client, route, content.encode())
     assert response.status_code in {200, 404, 413, 422}, (content, response.text)
 
 

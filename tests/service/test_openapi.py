@@ -24,6 +24,7 @@ def test_routes_are_those_of_the_contract(document: dict[str, Any]) -> None:
     assert {name for name, _ in operations(document)} == {
         "post /v1/analyze",
         "post /v1/attend",
+        "post /v1/generate",
         "post /v1/tokenize",
         "get /v1/models",
         "get /v1/models/{id}",
@@ -41,7 +42,15 @@ def test_every_operation_is_described(document: dict[str, Any]) -> None:
 
 def test_every_field_of_a_request_is_described(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
-    for name in ("AnalyzeRequest", "AttendRequest", "TokenizeRequest", "SequenceObject", "EncodedTensor", "EncodedMatrix"):
+    for name in (
+        "AnalyzeRequest",
+        "AttendRequest",
+        "GenerateRequest",
+        "TokenizeRequest",
+        "SequenceObject",
+        "EncodedTensor",
+        "EncodedMatrix",
+    ):
         for field, schema in schemas[name]["properties"].items():
             assert schema.get("description"), f"{name}.{field}"
 
@@ -77,6 +86,15 @@ def test_examples_are_answered(client: httpx.Client, document: dict[str, Any], r
 def test_references_lead_somewhere(document: dict[str, Any]) -> None:
     found = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert found <= document["components"]["schemas"].keys()
+
+
+def test_examples_of_texts_are_gone_on_with(decoder_client: httpx.Client, document: dict[str, Any]) -> None:
+    for example in document["components"]["schemas"]["GenerateRequest"]["examples"]:
+        response = decoder_client.post("/v1/generate", json=example)
+        assert response.status_code == 200, response.text
+    answers = document["paths"]["/v1/generate"]["post"]["responses"]["200"]["content"]
+    assert answers["text/event-stream"]["example"].startswith("event: token\ndata: {")
+    assert answers["application/json"]["schema"]["$ref"].endswith("/GenerateAnswer")
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])

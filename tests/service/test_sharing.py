@@ -3,15 +3,14 @@
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from fastapi import FastAPI
-from serving import listening, make_app, serving
+from serving import busy_device, listening, make_app, serving, until_waiting, wait_until
 
 import kqv
 from service.batching import Batcher
@@ -25,29 +24,6 @@ REQUESTS: list[dict[str, Any]] = [
     {"input": [5, 6, 7], "weights": "none", "diagnostics": "none", "outputs": ["pooled"]},
     {"input": {"embeddings": [[index / 35] * 35 for index in range(4)]}, "queries": [1, 3], "keys": [0, 2]},
 ]
-
-
-@asynccontextmanager
-async def busy_device(batcher: Batcher) -> AsyncIterator[Callable[[], None]]:
-    """Until the block's end, or until it calls what it gets, the device has something else to do."""
-    free, busy = threading.Event(), threading.Event()
-
-    def work(jobs: Sequence[Any]) -> Sequence[Any]:
-        busy.set()
-        assert free.wait(10)
-        return jobs
-
-    [future] = batcher.submit(work, [None], [1])
-    await asyncio.to_thread(busy.wait, 10)
-    yield free.set
-    free.set()
-    await future
-
-
-async def until_waiting(batcher: Batcher, jobs: int) -> None:
-    async with asyncio.timeout(10):
-        while len(batcher._queue) < jobs:  # noqa: ASYNC110 -- the test must see it without the batcher's help
-            await asyncio.sleep(0.001)
 
 
 def flat(value: Any) -> list[float]:
@@ -166,12 +142,3 @@ class Gate:
         batcher = app.state.service.batcher
         batcher._loop.call_soon_threadsafe(batcher.submit, work, [None], [1])
         assert busy.wait(10)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(2000):
-        if condition():
-            return
-        pause.wait(0.005)
-    raise AssertionError("it never came to pass")

@@ -1,0 +1,87 @@
+"""Texts that a model goes on with, and what it looks at while it does."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from service.answers import GenerateAnswer
+from service.bodies import JsonRoute
+from service.caller import Caller
+from service.dependencies import CallerDependency, ServiceDependency
+from service.encoding import encode, generated_fields
+from service.generating import Writer
+from service.openapi import PROBLEMS_OF_WORK, event_stream, problems
+from service.reading import read_generation
+from service.requests import GenerateRequest
+from service.stages import Stages
+from service.streaming import EventStream, Pieces, event, token_event, with_error
+from service.threads import run_off_loop
+
+router = APIRouter(prefix="/v1", tags=["attention"], route_class=JsonRoute)
+
+EXAMPLE = """\
+event: token
+data: {"index":0,"token_id":262,"token":"Ġthe","text":" the"}
+
+event: done
+data: {"model":"gpt2","results":[{"text":" the","token_ids":[262],"tokens":["Ġthe"],"finish_reason":"length"}],…}
+
+"""
+
+
+@router.post(
+    "/generate",
+    summary="Generate texts",
+    response_model=GenerateAnswer,
+    responses=problems(404, *PROBLEMS_OF_WORK) | event_stream(EXAMPLE),
+)
+async def generate(body: GenerateRequest, service: ServiceDependency, caller: CallerDependency) -> Response:
+    """Let a model go on with texts or token ids, and see what it looks at while it chooses each token.
+
+    With `stream` the answer is server-sent events: a `token` for each token of each sequence, then one `done`, whose data is the
+    answer without `stream`; an `error` in its place holds a problem document. All that can be refused is refused before the first.
+    """
+    settings, stages = service.settings, Stages()
+    model = service.models.get(body.model)
+    with stages.measure("tokenize"):
+        asked = await run_off_loop(caller.request.state.is_long, read_generation, body, model, settings)
+    is_large = asked.answer_bytes > settings.inline_encode_bytes
+    writer = Writer(model, asked.jobs, asked.tokens, service.batcher)
+    if body.stream:
+        return EventStream(with_error(stream(writer, caller, stages, is_large), caller.request.state.request_id), writer.stop)
+    await writer.finish(caller)
+    content = await encode_answer(writer, stages, is_large)
+    return Response(content, media_type="application/json", headers=stages.header())
+
+
+async def stream(writer: Writer, caller: Caller, stages: Stages, is_large: bool) -> AsyncIterator[bytes]:
+    """An event for each token, and the answer as the last one."""
+    tokenizer = writer.model.tokenizer
+    pieces = [Pieces(generation.sampling.stop) for generation in writer.generations]
+    async for index, step in writer.write(caller):
+        token = piece = None
+        if tokenizer is not None:
+            token = tokenizer.token(step.token_id)
+            piece = pieces[index].take(step.text, is_whole=step.finish_reason is not None)
+        yield await run_off_loop(is_large, token_event, index, step, token, piece)
+    yield event("done", await encode_answer(writer, stages, is_large))
+
+
+async def encode_answer(writer: Writer, stages: Stages, is_large: bool) -> bytes:
+    """The answer of generations that have ended."""
+    stages.took(writer.runs)
+    with stages.measure("encode"):
+        return await run_off_loop(is_large, lambda: encode(answer_fields(writer, stages)))
+
+
+def answer_fields(writer: Writer, stages: Stages) -> dict[str, Any]:
+    """The answer by its fields."""
+    generated = [writer.model.finish(generation) for generation in writer.generations]
+    new_tokens = sum(len(each.token_ids) for each in generated)
+    return {
+        "model": writer.model.id,
+        "results": [generated_fields(each) for each in generated],
+        "usage": {"sequences": len(generated), "tokens": writer.prompt_tokens + new_tokens, "new_tokens": new_tokens},
+        "timing": stages.timing(),
+    }
