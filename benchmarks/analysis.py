@@ -13,7 +13,7 @@ from kqv.store import find
 BATCHES = {
     "one sentence": (["The cat sat on the mat."], 20),
     "32 mixed sentences": (sentences(32, 4, 28), 2),
-    "8 long texts": (sentences(8, 400, 401), 1),
+    "4 texts of 512 tokens": (sentences(4, 450, 450), 1),
 }
 
 
@@ -34,7 +34,7 @@ def run() -> None:
             "transformers eager, weights": partial(plain, eager, inputs, output_attentions=True),
             "transformers eager, entropy": partial(entropies, eager, inputs),
         }
-        side_by_side(f"MiniLM, {title}", rivals, rounds=9, repeats=repeats)
+        side_by_side(f"MiniLM, {title}", rivals, rounds=5, repeats=repeats)
 
 
 def analyze(model: kqv.Model, sequences: list[kqv.TokenSequence], selection: kqv.Selection) -> list[kqv.Analysis]:

@@ -75,7 +75,8 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             message = f"{field} holds half of a surrogate pair, which is no character; send both halves, or neither"
             raise InputError(message, (field,)) from error
-        return self._inner.encode(text, add_special_tokens=False)
+        # A batch of one: `encode` holds the interpreter's lock throughout, and a long text would stop every other thread.
+        return self._inner.encode_batch([text], add_special_tokens=False)[0]
 
     def token(self, index: int) -> str:
         """The string of one id; a placeholder for an id that the vocabulary reserves without a string."""
