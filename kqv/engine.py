@@ -110,15 +110,18 @@ class Model:
         """The sequences with a target each: an encoder–decoder's own greedy output, where none was given."""
         if self.config.architecture != "encoder-decoder":
             return list(sequences)
-        missing = [sequence for sequence in sequences if sequence.target is None]
-        start = () if self.config.start_token is None else (self.config.start_token,)
-        sampling = Sampling(max_new_tokens=min(OWN_TARGET, self.config.context - len(start)))
-        written = iter(self.generate_each([(sequence, sampling, NOTHING) for sequence in missing]))
-        return [sequence if sequence.target else self._with_target(sequence, start, next(written)) for sequence in sequences]
+        writing = {index: self.begin_target(sequence) for index, sequence in enumerate(sequences) if sequence.target is None}
+        self._write(list(writing.values()))
+        return [self.with_target(writing[index]) if index in writing else sequence for index, sequence in enumerate(sequences)]
 
-    def _with_target(self, sequence: TokenSequence, start: tuple[int, ...], written: Generated) -> TokenSequence:
-        ids = written.token_ids[:-1] if written.finish_reason == "end" else written.token_ids  # its end is not for reading
-        return replace(sequence, target=self.read(Input(tokens=(*start, *ids))))
+    def begin_target(self, sequence: TokenSequence) -> Generation:
+        """An encoder–decoder's own greedy target, before its first step. Raises `InputError` as `begin` does."""
+        return self.begin(sequence, Sampling(max_new_tokens=min(OWN_TARGET, self.config.context - 1)), NOTHING)
+
+    def with_target(self, generation: Generation) -> TokenSequence:
+        """What the encoder read, and what was written of it as its target; the end token is not for reading."""
+        ids = generation.read[:-1] if generation.finish_reason == "end" else generation.read
+        return replace(generation.source, target=self.read(Input(tokens=ids)))
 
     @torch.inference_mode()
     def analyze_jobs(self, jobs: Sequence[Job]) -> list[Analysis]:
@@ -147,9 +150,13 @@ class Model:
     def generate_each(self, wanted: Sequence[tuple[TokenSequence, Sampling, Selection]]) -> list[Generated]:
         """`generate`, each text with its own sampling and selection."""
         generations = [self.begin(*each) for each in wanted]
+        self._write(generations)
+        return [self.finish(generation) for generation in generations]
+
+    def _write(self, generations: Sequence[Generation]) -> None:
+        """Step by step until all have ended."""
         while running := [generation for generation in generations if generation.finish_reason is None]:
             self.advance(running)
-        return [self.finish(generation) for generation in generations]
 
     def begin(self, sequence: TokenSequence, sampling: Sampling, selection: Selection) -> Generation:
         """A generation before its first step. Raises `InputError` for what this model can't generate."""

@@ -1,15 +1,14 @@
 """Texts that are being written: each token is a run of its own on the device, so that all who want something share it fairly."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
 
-from kqv import GroupAnalysis, Input, Job, Model, Sampling, TokenSequence
+from kqv import GroupAnalysis, Job, Model
 from kqv.cache import Cache
 from kqv.config import Group
-from kqv.engine import NOTHING, OWN_TARGET
 from kqv.generate import FinishReason, Generation
 from service.batching import Batcher, Done, Unfinished, abandon
 from service.caller import Caller
@@ -120,17 +119,10 @@ async def complete(jobs: Sequence[Job], model: Model, batcher: Batcher, caller: 
     completed: list[Job] = list(jobs)
     runs: list[list[Done]] = [[] for _ in jobs]
     if missing:
-        sampling = Sampling(max_new_tokens=min(OWN_TARGET, model.config.context - 1))
-        generations = [model.begin(jobs[index].sequence, sampling, NOTHING) for index in missing]
+        generations = [model.begin_target(jobs[index].sequence) for index in missing]
         writer = Writer(model, generations, [first_cost(generation, model) for generation in generations], batcher)
         await writer.finish(caller)
         for index, generation, its_runs in zip(missing, writer.generations, writer.runs, strict=True):
-            completed[index] = jobs[index]._replace(sequence=with_target(generation, model))
+            completed[index] = jobs[index]._replace(sequence=model.with_target(generation))
             runs[index] = its_runs
     return completed, runs
-
-
-def with_target(generation: Generation, model: Model) -> TokenSequence:
-    """What was read, beside what was written of it; its end is not for reading."""
-    ids = generation.read[:-1] if generation.finish_reason == "end" else generation.read
-    return replace(generation.source, target=model.read(Input(tokens=ids)))
