@@ -2,7 +2,7 @@ from .analysis import Analysis, Checks, GroupAnalysis, TopWeights
 from .attention.attend import attend
 from .attention.multi_head import MultiHeadResult, Projections, draw_projections, multi_head
 from .attention.result import AttentionResult
-from .config import ModelConfig
+from .config import ModelConfig, ModelShape
 from .engine import Job, Model, load
 from .errors import CheckpointError, InputError, KqvError, UnsupportedError
 from .generate import Generated
@@ -23,6 +23,7 @@ __all__ = [
     "KqvError",
     "Model",
     "ModelConfig",
+    "ModelShape",
     "MultiHeadResult",
     "Projections",
     "Sampling",

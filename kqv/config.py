@@ -12,8 +12,9 @@ Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
 Positions = Literal["none", "learned", "sinusoidal", "rotary", "relative", "linear"]
 """Added to the embeddings (learned, sinusoidal), turning queries and keys (rotary), or biasing scores (relative: T5's buckets;
 linear: ALiBi)."""
-Head = Literal["none", "linear", "transform"]
-"""What makes logits of hidden states: nothing, a projection, or dense, activation, norm and projection (BERT's)."""
+Head = Literal["none", "linear", "transform", "foreign"]
+"""What makes logits of hidden states: nothing, a projection, or dense, activation, norm and projection (BERT's); or whatever the
+model has, where it isn't one of ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,8 @@ class RopeScaling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The shape of an encoder (BERT), a decoder (GPT) or an encoder–decoder (the original Transformer).
+class ModelShape:
+    """What a model is from outside, whoever runs it: what it reads, what it attends with, what it gives.
 
     Raises `CheckpointError` where the numbers contradict each other.
     """
@@ -47,14 +48,67 @@ class ModelConfig:
     """The longest sequence, in tokens."""
     d_model: int
     """Width of the residual stream."""
+    d_embedding: int = 0
+    """Width of the vectors that may stand in for the looked-up embeddings; d_model if 0."""
     num_heads: int
-    num_key_value_heads: int = 0
-    """Heads of keys and values, each shared by a group of query heads (Ainslie et al., 2023); as many as query heads if 0."""
     d_head: int = 0
     """Width of one head's queries, keys and values; d_model / num_heads if 0."""
-    d_feed_forward: int
     encoder_layers: int = 0
     decoder_layers: int = 0
+
+    token_types: int = 0
+    """Number of segment embeddings (BERT has 2); 0 for none."""
+    head: Head = "none"
+    start_token: int | None = None
+    """What an encoder–decoder's decoder begins with."""
+    end_tokens: tuple[int, ...] = ()
+    """What ends a generation."""
+    pooling: Literal["mean", "first"] = "mean"
+    """How one vector is made of a sequence: the mean of its tokens, or the first token."""
+    normalize_pooled: bool = False
+    """Scale the pooled vector to length 1 (sentence-transformers' `Normalize` module)."""
+
+    def __post_init__(self) -> None:
+        self._check_sizes("vocabulary_size", "context", "d_model", "num_heads")
+        if not self.d_head and self.d_model % self.num_heads:
+            raise CheckpointError(f"{self.num_heads} heads don't divide a width of {self.d_model}")
+        self._settle("d_embedding", self.d_model)
+        self._settle("d_head", self.d_model // self.num_heads)
+        if self.start_token is not None and self.start_token >= self.vocabulary_size:
+            raise CheckpointError(f"the start token, {self.start_token}, is not among the {self.vocabulary_size} of the vocabulary")
+        if (self.encoder_layers > 0) != (self.architecture != "decoder"):
+            raise CheckpointError(f"a model of kind {self.architecture!r} can't have {self.encoder_layers} encoder layers")
+        if (self.decoder_layers > 0) != (self.architecture != "encoder"):
+            raise CheckpointError(f"a model of kind {self.architecture!r} can't have {self.decoder_layers} decoder layers")
+
+    def _check_sizes(self, *names: str) -> None:
+        wrong = [f"{name} = {getattr(self, name)!r}" for name in names if not positive(getattr(self, name))]
+        if wrong:
+            raise CheckpointError(f"the config gives {', '.join(wrong)}, which must be whole numbers above 0")
+
+    def _settle(self, name: str, value: object) -> None:
+        """Give a field that was left out the value that follows from the others."""
+        if not getattr(self, name):
+            object.__setattr__(self, name, value)
+
+    @property
+    def groups(self) -> dict[Group, int]:
+        """The attention groups that the model has, each with its number of layers."""
+        layers: dict[Group, int] = {
+            "encoder": self.encoder_layers,
+            "decoder": self.decoder_layers,
+            "cross": self.decoder_layers if self.architecture == "encoder-decoder" else 0,
+        }
+        return {group: count for group, count in layers.items() if count}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(ModelShape):
+    """What a transformer of ours is made of: an encoder (BERT), a decoder (GPT) or both (the original Transformer)."""
+
+    num_key_value_heads: int = 0
+    """Heads of keys and values, each shared by a group of query heads (Ainslie et al., 2023); as many as query heads if 0."""
+    d_feed_forward: int
 
     norm: Literal["layer", "rms"] = "layer"
     """LayerNorm, or RMSNorm (Zhang and Sennrich, 2019)."""
@@ -88,29 +142,13 @@ class ModelConfig:
 
     embedding_scale: float = 1.0
     """Factor of the token embeddings; √d_model in Vaswani et al. (2017), section 3.4."""
-    token_types: int = 0
-    """Number of segment embeddings (BERT has 2); 0 for none."""
-    head: Head = "none"
     head_bias: bool = False
     head_scale: float = 1.0
     """Factor of the hidden states before the head; T5's is 1/√d_model where the head is tied to the embeddings."""
-    start_token: int | None = None
-    """What an encoder–decoder's decoder begins with."""
-    end_tokens: tuple[int, ...] = ()
-    """What ends a generation."""
-    pooling: Literal["mean", "first"] = "mean"
-    """How one vector is made of a sequence: the mean of its tokens, or the first token."""
-    normalize_pooled: bool = False
-    """Scale the pooled vector to length 1 (sentence-transformers' `Normalize` module)."""
 
     def __post_init__(self) -> None:
-        sizes = ("vocabulary_size", "context", "d_model", "num_heads", "d_feed_forward")
-        wrong = [f"{name} = {getattr(self, name)!r}" for name in sizes if not positive(getattr(self, name))]
-        if wrong:
-            raise CheckpointError(f"the config gives {', '.join(wrong)}, which must be whole numbers above 0")
-        if not self.d_head and self.d_model % self.num_heads:
-            raise CheckpointError(f"{self.num_heads} heads don't divide a width of {self.d_model}")
-        self._settle("d_head", self.d_model // self.num_heads)
+        self._check_sizes("vocabulary_size", "context", "d_model", "num_heads", "d_feed_forward")
+        super().__post_init__()
         self._settle("num_key_value_heads", self.num_heads)
         self._settle("attention_scale", self.d_head**-0.5)
         self._settle("windows", (0,) * self.decoder_layers)
@@ -123,27 +161,6 @@ class ModelConfig:
             raise CheckpointError(f"relative positions need 4 buckets or more, and half of them within the distance, not {buckets}")
         if len(self.windows) != self.decoder_layers:
             raise CheckpointError(f"{len(self.windows)} windows are given for {self.decoder_layers} decoder layers")
-        if self.start_token is not None and self.start_token >= self.vocabulary_size:
-            raise CheckpointError(f"the start token, {self.start_token}, is not among the {self.vocabulary_size} of the vocabulary")
-        if (self.encoder_layers > 0) != (self.architecture != "decoder"):
-            raise CheckpointError(f"a model of kind {self.architecture!r} can't have {self.encoder_layers} encoder layers")
-        if (self.decoder_layers > 0) != (self.architecture != "encoder"):
-            raise CheckpointError(f"a model of kind {self.architecture!r} can't have {self.decoder_layers} decoder layers")
-
-    def _settle(self, name: str, value: object) -> None:
-        """Give a field that was left out the value that follows from the others."""
-        if not getattr(self, name):
-            object.__setattr__(self, name, value)
-
-    @property
-    def groups(self) -> dict[Group, int]:
-        """The attention groups that the model has, each with its number of layers."""
-        layers: dict[Group, int] = {
-            "encoder": self.encoder_layers,
-            "decoder": self.decoder_layers,
-            "cross": self.decoder_layers if self.architecture == "encoder-decoder" else 0,
-        }
-        return {group: count for group, count in layers.items() if count}
 
 
 def positive(value: object) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,18 +13,18 @@ from torch.nn.functional import normalize
 
 from kqv.analysis import Analysis
 from kqv.attention.packed import Attend, attend_fused
-from kqv.batch import pack
+from kqv.batch import in_passes, pack
 from kqv.checkpoints import read_checkpoint
-from kqv.config import Group, ModelConfig
+from kqv.config import Group, ModelShape
 from kqv.errors import InputError, UnsupportedError
 from kqv.generate import Generated, Generation, advance, begin, finish
 from kqv.inputs import Input, InputLike, TokenSequence, Truncate, read
+from kqv.network import Network
 from kqv.recorder import Recorder, Watch, describe
 from kqv.sampling import Sampling
 from kqv.selection import Scope, Selection, scopes
 from kqv.store import DEFAULT_STORE, find
 from kqv.tokenizer import Tokenizer
-from kqv.transformer import Transformer
 
 NOTHING = Selection(weights="none", diagnostics="none", outputs=())
 """A generation that nobody looks at."""
@@ -45,13 +45,13 @@ class Model:
     """A transformer with its weights and tokenizer. Calls share nothing and change nothing."""
 
     id: str
-    transformer: Transformer
+    transformer: Network
     tokenizer: Tokenizer | None
     revision: str
     """SHA-256 of the weights' file, first 12 hex digits."""
 
     @property
-    def config(self) -> ModelConfig:
+    def config(self) -> ModelShape:
         """What kind of transformer it is."""
         return self.transformer.config
 
@@ -128,14 +128,13 @@ class Model:
         """Run sequences that may each be looked at differently as one packed batch. An answer doesn't depend on its neighbours."""
         sequences = self.complete([job.sequence for job in jobs])
         jobs = [Job(sequence, job.selection) for sequence, job in zip(sequences, jobs, strict=True)]
-        recorder = Recorder([self._watch(*job) for job in jobs])
-        hidden = self._hidden(sequences, recorder.attend)
-        return [self._analysis(*job, recorder, index, hidden[index]) for index, job in enumerate(jobs)]
+        return in_passes(self.transformer, lambda job: shape(job.sequence), jobs, self._analyze)
 
     @torch.inference_mode()
     def forward(self, inputs: Sequence[InputLike], *, truncate: Truncate = "error") -> list[Float[Tensor, "n W"]]:
         """The hidden states of the same pass with nothing else kept: the yardstick for what an analysis costs."""
-        return list(self._hidden(self.complete(self.read_all(inputs, truncate)), attend_fused))
+        sequences = self.complete(self.read_all(inputs, truncate))
+        return in_passes(self.transformer, shape, sequences, partial(self._hidden, attend=attend_fused))
 
     def generate(
         self, inputs: Sequence[InputLike], *, selection: Selection | None = None, truncate: Truncate = "error", **sampling: Any
@@ -169,6 +168,12 @@ class Model:
     def finish(self, generation: Generation) -> Generated:
         """What a generation that has ended wrote, and what it looked at."""
         return finish(generation, self.tokenizer)
+
+    def _analyze(self, jobs: Sequence[Job]) -> list[Analysis]:
+        """Jobs that share a pass."""
+        recorder = Recorder([self._watch(*job) for job in jobs])
+        hidden = self._hidden([job.sequence for job in jobs], recorder.attend)
+        return [self._analysis(*job, recorder, index, hidden[index]) for index, job in enumerate(jobs)]
 
     def _hidden(self, sequences: Sequence[TokenSequence], attend: Attend) -> tuple[Float[Tensor, "n W"], ...]:
         """The last hidden states of each sequence, from one packed pass."""
@@ -210,9 +215,14 @@ class Model:
         return normalize(pooled, dim=-1) if self.config.normalize_pooled else pooled
 
 
+def shape(sequence: TokenSequence) -> tuple[int, int]:
+    """How many tokens each side of a model reads."""
+    return len(sequence), len(sequence.target or sequence)
+
+
 def lengths(sequence: TokenSequence) -> dict[Group, tuple[int, int]]:
     """How many queries and keys each kind of attention has; a decoder alone reads the sequence itself."""
-    source, target = len(sequence), len(sequence.target or sequence)
+    source, target = shape(sequence)
     return {"encoder": (source, source), "decoder": (target, target), "cross": (target, source)}
 
 

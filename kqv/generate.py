@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -9,17 +10,17 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from kqv.analysis import GroupAnalysis, TopWeights
-from kqv.batch import numbers, pack, pack_ids
+from kqv.batch import in_passes, numbers, pack, pack_ids
 from kqv.cache import Cache
-from kqv.config import Group, ModelConfig
+from kqv.config import Group, ModelShape
 from kqv.diagnostics import DIAGNOSTICS
 from kqv.errors import InputError, UnsupportedError
 from kqv.inputs import TokenSequence
+from kqv.network import Network
 from kqv.recorder import Recorder, Watch, describe
 from kqv.sampling import Sampling, choose
 from kqv.selection import Selection, scopes
 from kqv.tokenizer import Tokenizer
-from kqv.transformer import Transformer
 
 FinishReason = Literal["length", "stop", "end"]
 
@@ -67,7 +68,7 @@ class Generation:
         return self.read[self.cache.length :]
 
 
-def begin(config: ModelConfig, source: TokenSequence, sampling: Sampling, selection: Selection) -> Generation:
+def begin(config: ModelShape, source: TokenSequence, sampling: Sampling, selection: Selection) -> Generation:
     """A generation before its first step. Raises `InputError` for what can't be generated."""
     if config.architecture == "encoder" or config.head == "none":
         raise UnsupportedError("this model has no decoder with a language-model head, so it writes no text", ("model",))
@@ -100,17 +101,22 @@ def check_selection(selection: Selection) -> None:
 
 
 @torch.inference_mode()
-def advance(transformer: Transformer, tokenizer: Tokenizer | None, generations: Sequence[Generation]) -> None:
+def advance(transformer: Network, tokenizer: Tokenizer | None, generations: Sequence[Generation]) -> None:
     """One token for each generation: those that begin read their prompts in one pass, the others their last tokens in another."""
     fresh = [generation for generation in generations if not generation.cache.length]
     running = [generation for generation in generations if generation.cache.length]
     for group in (fresh, running):
         if group:
-            step(transformer, tokenizer, group)
+            in_passes(transformer, shape, group, partial(step, transformer, tokenizer))
 
 
-def step(transformer: Transformer, tokenizer: Tokenizer | None, generations: Sequence[Generation]) -> None:
-    """One pass over what the generations have not read, all of them fresh or none."""
+def shape(generation: Generation) -> tuple[int, int, int]:
+    """How many tokens the next step reads, and how many keys it finds: of the source and of what was read."""
+    return len(generation.source), generation.cache.length, len(generation.unread)
+
+
+def step(transformer: Network, tokenizer: Tokenizer | None, generations: Sequence[Generation]) -> list[int]:
+    """One pass over what the generations have not read, all of them fresh or none; returns what each has chosen."""
     assert transformer.decoder is not None and transformer.head is not None
     recorder = Recorder([watch(transformer, tokenizer, generation) for generation in generations])
     is_fresh = not generations[0].cache.length
@@ -123,9 +129,10 @@ def step(transformer: Transformer, tokenizer: Tokenizer | None, generations: Seq
     for index, (generation, logits) in enumerate(zip(generations, transformer.head(hidden[ends]), strict=True)):
         generation.steps.append(recorder.groups(index))
         take(generation, logits, transformer.config, tokenizer)
+    return [generation.read[-1] for generation in generations]
 
 
-def take(generation: Generation, logits: Tensor, config: ModelConfig, tokenizer: Tokenizer | None) -> None:
+def take(generation: Generation, logits: Tensor, config: ModelShape, tokenizer: Tokenizer | None) -> None:
     """Choose the next token, and see whether it was the last."""
     chosen = choose(logits, generation.sampling, generation.generator)
     generation.read += (chosen,)
@@ -140,7 +147,7 @@ def take(generation: Generation, logits: Tensor, config: ModelConfig, tokenizer:
         generation.finish_reason = "length"
 
 
-def watch(transformer: Transformer, tokenizer: Tokenizer | None, generation: Generation) -> Watch:
+def watch(transformer: Network, tokenizer: Tokenizer | None, generation: Generation) -> Watch:
     """What to look at in the next step; diagnostics come a query, since means wait for the last of them."""
     source, read = generation.source, generation.read
     lengths: dict[Group, tuple[int, int]] = {

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kqv.config import ModelConfig
+from kqv.config import ModelShape
 from kqv.errors import InputError, UnsupportedError
 from kqv.tokenizer import Tokenizer
 
@@ -67,7 +67,7 @@ def as_input(given: InputLike) -> Input:
     return Input(embeddings=given) if isinstance(given, Tensor) else Input(tokens=given)
 
 
-def read(given: InputLike, config: ModelConfig, tokenizer: Tokenizer | None, truncate: Truncate = "error") -> TokenSequence:
+def read(given: InputLike, config: ModelShape, tokenizer: Tokenizer | None, truncate: Truncate = "error") -> TokenSequence:
     """Tokenise where needed, check, and cut to the context. Raises `InputError` with what to do instead."""
     wanted = as_input(given)
     if wanted.text is not None:
@@ -84,7 +84,7 @@ def read(given: InputLike, config: ModelConfig, tokenizer: Tokenizer | None, tru
     return replace(sequence, target=read_target(wanted.target, config, tokenizer, truncate))
 
 
-def read_target(target: str | Sequence[int], config: ModelConfig, tokenizer: Tokenizer | None, truncate: Truncate) -> TokenSequence:
+def read_target(target: str | Sequence[int], config: ModelShape, tokenizer: Tokenizer | None, truncate: Truncate) -> TokenSequence:
     """The decoder's side: the start token and a text, or ids as they are."""
     if config.architecture != "encoder-decoder":
         raise UnsupportedError(f"a target is for encoder–decoders, and this model is of kind {config.architecture!r}", ("target",))
@@ -103,7 +103,7 @@ def read_target(target: str | Sequence[int], config: ModelConfig, tokenizer: Tok
         raise type(error)(str(error), ("target", *error.location[1:])) from error
 
 
-def read_text(text: str, pair: str | None, config: ModelConfig, tokenizer: Tokenizer | None, truncate: Truncate) -> TokenSequence:
+def read_text(text: str, pair: str | None, config: ModelShape, tokenizer: Tokenizer | None, truncate: Truncate) -> TokenSequence:
     if tokenizer is None:
         raise UnsupportedError("this model came without a tokenizer.json; send tokens instead of text", ("text",))
     if pair is not None and config.token_types < 2:
@@ -118,7 +118,7 @@ def read_text(text: str, pair: str | None, config: ModelConfig, tokenizer: Token
     return TokenSequence(encoding.ids, encoding.tokens, types, truncated=excess)
 
 
-def read_ids(ids: Sequence[int], config: ModelConfig, tokenizer: Tokenizer | None, truncate: Truncate) -> TokenSequence:
+def read_ids(ids: Sequence[int], config: ModelShape, tokenizer: Tokenizer | None, truncate: Truncate) -> TokenSequence:
     for place, index in enumerate(ids):
         if type(index) is not int or not 0 <= index < config.vocabulary_size:  # True is an int too, but no token id
             message = f"token ids of this model are whole numbers from 0 to {config.vocabulary_size - 1}, not {index!r}"
@@ -129,10 +129,10 @@ def read_ids(ids: Sequence[int], config: ModelConfig, tokenizer: Tokenizer | Non
     return TokenSequence(kept, strings, truncated=excess)
 
 
-def read_embeddings(embeddings: Tensor, config: ModelConfig, truncate: Truncate) -> TokenSequence:
-    if embeddings.ndim != 2 or embeddings.shape[1] != config.d_model:
+def read_embeddings(embeddings: Tensor, config: ModelShape, truncate: Truncate) -> TokenSequence:
+    if embeddings.ndim != 2 or embeddings.shape[1] != config.d_embedding:
         shape = list(embeddings.shape)
-        raise InputError(f"embeddings are [tokens, {config.d_model}] for this model, not {shape}", ("embeddings",))
+        raise InputError(f"embeddings are [tokens, {config.d_embedding}] for this model, not {shape}", ("embeddings",))
     check_magnitude(embeddings, "embeddings")
     excess = excess_over(config.context, len(embeddings), truncate, "embeddings")
     kept = embeddings[excess:] if truncate == "left" else embeddings[: len(embeddings) - excess]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from kqv.config import Group, ModelConfig
+from kqv.config import Group, ModelShape
 from kqv.diagnostics import DEFAULT_DIAGNOSTICS, DIAGNOSTICS
 from kqv.errors import InputError
 
@@ -72,7 +72,7 @@ class Scope:
         """Reported queries and keys."""
         return self.queries.stop - self.queries.start, self.keys.stop - self.keys.start
 
-    def numbers(self, selection: Selection, config: ModelConfig) -> int:
+    def numbers(self, selection: Selection, config: ModelShape) -> int:
         """How many numbers the group's part of the answer holds."""
         queries, keys = self.map_size
         weights = {
@@ -89,7 +89,7 @@ class Scope:
         return len(self.layers) * len(self.heads) * (weights[selection.weights] + outputs + measures)
 
 
-def scopes(selection: Selection, config: ModelConfig, lengths: dict[Group, tuple[int, int]]) -> dict[Group, Scope]:
+def scopes(selection: Selection, config: ModelShape, lengths: dict[Group, tuple[int, int]]) -> dict[Group, Scope]:
     """Settle `selection` for each attention group of a model, whose `lengths` are those of queries and keys.
 
     Raises `InputError` for what is out of range; a layer that only one of two stacks has is reported for that one.

@@ -207,6 +207,20 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(Block(config, group, layer) for layer in range(config.groups[group]))
         self.final_norm = norm(config) if config.final_norm else nn.Identity()
 
+    @property
+    def weight(self) -> Float[Tensor, "V W"]:
+        """The table of token embeddings."""
+        return self.embedding.tokens.weight
+
+    @property
+    def has_token_types(self) -> bool:
+        """Whether it reads the segment of each token."""
+        return self.embedding.token_types is not None
+
+    def lookup(self, ids: Int[Tensor, " N"]) -> Float[Tensor, "N W"]:
+        """What vectors stand in for."""
+        return self.embedding.lookup(ids)
+
     def forward(self, inputs: Inputs, source: Row | None, attend: Attend) -> Row:
         x = self.embedding(inputs)
         turn = rotation(self.config, inputs.positions(), x.dtype) if self.config.positions == "rotary" else None
@@ -244,6 +258,9 @@ class Head(nn.Module):
 
 class Transformer(nn.Module):
     """An encoder (BERT), a decoder (GPT), or both (the original Transformer)."""
+
+    mixes_lengths = True
+    """Each sequence of a packed row attends by itself."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -23,6 +23,7 @@ LAYERS = (
     ("kqv.analysis",),
     ("kqv.selection", "kqv.sampling"),
     ("kqv.diagnostics",),
+    ("kqv.network",),
     ("kqv.transformer",),
     ("kqv.attention.packed", "kqv.attention.multi_head"),
     ("kqv.attention", "kqv.attention.attend"),
