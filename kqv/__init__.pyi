@@ -5,7 +5,7 @@ from .attention.result import AttentionResult
 from .config import ModelConfig, ModelShape
 from .engine import Job, Model, load
 from .errors import CheckpointError, InputError, KqvError, UnsupportedError
-from .generate import Generated
+from .generate import Generated, Generation
 from .inputs import Input, TokenSequence
 from .sampling import Sampling
 from .selection import Selection
@@ -16,6 +16,7 @@ __all__ = [
     "CheckpointError",
     "Checks",
     "Generated",
+    "Generation",
     "GroupAnalysis",
     "Input",
     "InputError",

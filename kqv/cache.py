@@ -48,6 +48,15 @@ class Cache:
             kept[0].append(k)
             kept[1].append(v)
 
+    def cut(self, length: int) -> None:
+        """Forget all but the first `length` tokens; the source too, where none is left."""
+        if not length:
+            self._layers.clear()
+        for (group, _), kept in self._layers.items():
+            if group == "decoder":
+                for each in kept:
+                    each.length = min(each.length, length)
+
     def read(self, group: Group, layer: int) -> tuple[Tensor, Tensor]:
         """All keys and all values of a layer, [m, G, D]."""
         k, v = self._layers[group, layer]

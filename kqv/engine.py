@@ -110,13 +110,15 @@ class Model:
         """The sequences with a target each: an encoder–decoder's own greedy output, where none was given."""
         if self.config.architecture != "encoder-decoder":
             return list(sequences)
-        writing = {index: self.begin_target(sequence) for index, sequence in enumerate(sequences) if sequence.target is None}
+        writing = {
+            index: self.begin_target(sequence, (index,)) for index, sequence in enumerate(sequences) if sequence.target is None
+        }
         self._write(list(writing.values()))
         return [self.with_target(writing[index]) if index in writing else sequence for index, sequence in enumerate(sequences)]
 
-    def begin_target(self, sequence: TokenSequence) -> Generation:
+    def begin_target(self, sequence: TokenSequence, place: tuple[str | int, ...] = ("input",)) -> Generation:
         """An encoder–decoder's own greedy target, before its first step. Raises `InputError` as `begin` does."""
-        return self.begin(sequence, Sampling(max_new_tokens=min(OWN_TARGET, self.config.context - 1)), NOTHING)
+        return self.begin(sequence, Sampling(max_new_tokens=min(OWN_TARGET, self.config.context - 1)), NOTHING, place)
 
     def with_target(self, generation: Generation) -> TokenSequence:
         """What the encoder read, and what was written of it as its target; the end token is not for reading."""
@@ -148,7 +150,7 @@ class Model:
 
     def generate_each(self, wanted: Sequence[tuple[TokenSequence, Sampling, Selection]]) -> list[Generated]:
         """`generate`, each text with its own sampling and selection."""
-        generations = [self.begin(*each) for each in wanted]
+        generations = [self.begin(*each, place=(index,)) for index, each in enumerate(wanted)]
         self._write(generations)
         return [self.finish(generation) for generation in generations]
 
@@ -157,12 +159,17 @@ class Model:
         while running := [generation for generation in generations if generation.finish_reason is None]:
             self.advance(running)
 
-    def begin(self, sequence: TokenSequence, sampling: Sampling, selection: Selection) -> Generation:
-        """A generation before its first step. Raises `InputError` for what this model can't generate."""
-        return begin(self.config, sequence, sampling, selection)
+    def begin(
+        self, sequence: TokenSequence, sampling: Sampling, selection: Selection, place: tuple[str | int, ...] = ("input",)
+    ) -> Generation:
+        """A generation before its first step. Raises `InputError` for what this model can't generate.
+
+        `place` is where the sequence stands in what was asked, for an error about it.
+        """
+        return begin(self.config, sequence, sampling, selection, place)
 
     def advance(self, generations: Sequence[Generation]) -> None:
-        """One more token for each; several generations share one pass."""
+        """One more token for each; several generations share one pass. Where it fails, they are as they were before."""
         advance(self.transformer, self.tokenizer, generations)
 
     def finish(self, generation: Generation) -> Generated:

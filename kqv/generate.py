@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,18 @@ class Generated:
     """Maps of all that was read: the prompt and the new tokens but the last. Query i chose token i + 1."""
 
 
+class Mark(NamedTuple):
+    """A generation between two steps."""
+
+    written: int
+    """Tokens on the decoder's side."""
+    cached: int
+    steps: int
+    text: str
+    chance: Tensor
+    """The generator's state."""
+
+
 @dataclass(eq=False)
 class Generation:
     """A text that is being written. Each step reads the tokens that are not in the cache yet, and chooses the next."""
@@ -67,28 +79,45 @@ class Generation:
         """What the next step reads."""
         return self.read[self.cache.length :]
 
+    def mark(self) -> Mark:
+        """Where it is now, to come back to."""
+        return Mark(len(self.read), self.cache.length, len(self.steps), self.text, self.generator.get_state())
 
-def begin(config: ModelShape, source: TokenSequence, sampling: Sampling, selection: Selection) -> Generation:
-    """A generation before its first step. Raises `InputError` for what can't be generated."""
+    def rewind(self, mark: Mark) -> None:
+        """Undo what was done since, half a step too: it goes on as if nothing had been."""
+        self.read, self.text, self.finish_reason = self.read[: mark.written], mark.text, None
+        self.cache.cut(mark.cached)
+        del self.steps[mark.steps :]
+        self.generator.set_state(mark.chance)
+
+
+def begin(
+    config: ModelShape, source: TokenSequence, sampling: Sampling, selection: Selection, place: tuple[str | int, ...] = ("input",)
+) -> Generation:
+    """A generation before its first step. Raises `InputError` for what can't be generated; `place` is where the source stands."""
     if config.architecture == "encoder" or config.head == "none":
         raise UnsupportedError("this model has no decoder with a language-model head, so it writes no text", ("model",))
     check_selection(selection)
-    if config.architecture == "decoder":
-        if source.ids is None:
-            raise UnsupportedError("generation starts from text or tokens, not from embeddings", ("input",))
-        start = source.ids
-    elif source.target is not None and source.target.ids is not None:
-        start = source.target.ids
-    elif config.start_token is not None:
-        start = (config.start_token,)
-    else:
-        raise UnsupportedError("this model names no start token; give a target that begins with one", ("input",))
+    start = first_ids(config, source, place)
     room = config.context - len(start)
     if sampling.max_new_tokens > room:
         asked = f"{len(start)} tokens and max_new_tokens = {sampling.max_new_tokens}"
         message = f"{asked} exceed the model's context of {config.context}; ask for at most {max(0, room)}"
         raise InputError(message, ("max_new_tokens",))
     return Generation(source, sampling, selection, start, len(start), sampling.generator())
+
+
+def first_ids(config: ModelShape, source: TokenSequence, place: tuple[str | int, ...]) -> tuple[int, ...]:
+    """What the decoder reads first. Raises `UnsupportedError`, located at `place`, for a source that doesn't say."""
+    if config.architecture == "decoder":
+        if source.ids is None:
+            raise UnsupportedError("generation starts from text or tokens, not from embeddings", place)
+        return source.ids
+    if source.target is not None and source.target.ids is not None:
+        return source.target.ids
+    if config.start_token is None:
+        raise UnsupportedError("this model names no start token; give a target that begins with one", place)
+    return (config.start_token,)
 
 
 def check_selection(selection: Selection) -> None:
@@ -102,7 +131,21 @@ def check_selection(selection: Selection) -> None:
 
 @torch.inference_mode()
 def advance(transformer: Network, tokenizer: Tokenizer | None, generations: Sequence[Generation]) -> None:
-    """One token for each generation: those that begin read their prompts in one pass, the others their last tokens in another."""
+    """One token for each generation: those that begin read their prompts in one pass, the others their last tokens in another.
+
+    Where it fails, all of them are as they were before.
+    """
+    marks = [generation.mark() for generation in generations]
+    try:
+        advance_each(transformer, tokenizer, generations)
+    except BaseException:
+        for generation, mark in zip(generations, marks, strict=True):
+            generation.rewind(mark)
+        raise
+
+
+def advance_each(transformer: Network, tokenizer: Tokenizer | None, generations: Sequence[Generation]) -> None:
+    """The step itself."""
     fresh = [generation for generation in generations if not generation.cache.length]
     running = [generation for generation in generations if generation.cache.length]
     for group in (fresh, running):

@@ -4,12 +4,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import Tensor
-
-from kqv import GroupAnalysis, Job, Model
-from kqv.cache import Cache
+from kqv import Generation, GroupAnalysis, Job, Model
 from kqv.config import Group
-from kqv.generate import FinishReason, Generation
+from kqv.generate import FinishReason
 from service.batching import Batcher, Done, Unfinished, abandon
 from service.caller import Caller
 from service.reading import first_cost, lacks_target
@@ -32,33 +29,8 @@ class Step:
     model: Model
 
     def __call__(self, generations: Sequence[Generation]) -> list[Written | Unfinished]:
-        before = [Before.of(generation) for generation in generations]
-        try:
-            self.model.advance(generations)
-        except Exception:
-            for generation, state in zip(generations, before, strict=True):
-                state.restore(generation)
-            raise
+        self.model.advance(generations)
         return [written(generation) for generation in generations]
-
-
-class Before(NamedTuple):
-    """A generation as it was before a step, which may fail midway for the sake of another."""
-
-    read: tuple[int, ...]
-    text: str
-    chance: Tensor
-
-    @classmethod
-    def of(cls, generation: Generation) -> "Before":
-        return cls(generation.read, generation.text, generation.generator.get_state())
-
-    def restore(self, generation: Generation) -> None:
-        """Set back; the cache, of which some layers may have grown, is given up, so that the next step reads everything again."""
-        generation.read, generation.text, generation.finish_reason = self.read, self.text, None
-        generation.generator.set_state(self.chance)
-        generation.cache = Cache()
-        generation.steps.clear()
 
 
 def written(generation: Generation) -> Written | Unfinished:
@@ -119,10 +91,15 @@ async def complete(jobs: Sequence[Job], model: Model, batcher: Batcher, caller: 
     completed: list[Job] = list(jobs)
     runs: list[list[Done]] = [[] for _ in jobs]
     if missing:
-        generations = [model.begin_target(jobs[index].sequence) for index in missing]
+        generations = [model.begin_target(jobs[index].sequence, place(index, jobs)) for index in missing]
         writer = Writer(model, generations, [first_cost(generation, model) for generation in generations], batcher)
         await writer.finish(caller)
         for index, generation, its_runs in zip(missing, writer.generations, writer.runs, strict=True):
             completed[index] = jobs[index]._replace(sequence=model.with_target(generation))
             runs[index] = its_runs
     return completed, runs
+
+
+def place(index: int, jobs: Sequence[Job]) -> tuple[str | int, ...]:
+    """Where a job's sequence stands in the request."""
+    return ("input", index) if len(jobs) > 1 else ("input",)

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar, cast, get_args
 
-from kqv import Input, InputError, Job, Model, Sampling, Selection, TokenSequence, UnsupportedError
-from kqv.generate import Generation
+from kqv import Generation, Input, InputError, Job, Model, Sampling, Selection, TokenSequence, UnsupportedError
 from kqv.inputs import Truncate
 from service import requests
 from service.attending import PROJECTIONS, Attention, sizes_of
@@ -88,8 +87,10 @@ def read_selection(body: requests.AnalyzeRequest) -> Selection:
 def read_generation(body: requests.GenerateRequest, model: Model, settings: Settings) -> Asked[Generation]:
     """A generation for each sequence. Raises as `read_analysis` and `size_up` do."""
     sampling, selection = read_sampling(body), read_rows(body)
+    sequences = read_sequences(body.input, model, body.truncate, settings)
+    places = [location for location, _ in placed(body.input)]
     generations = [
-        model.begin(sequence, sampling, selection) for sequence in read_sequences(body.input, model, body.truncate, settings)
+        model.begin(sequence, sampling, selection, location) for sequence, location in zip(sequences, places, strict=True)
     ]
     numbers = sum(model.answer_numbers(at_its_longest(generation, model), selection) for generation in generations)
     predicted = predict_bytes(2 * numbers if body.stream else numbers, settings, SMALLER_GENERATION)  # a stream says all twice

@@ -9,6 +9,8 @@ import torch
 import transformers
 
 import kqv
+import kqv.generate
+import kqv.recorder
 from kqv.sampling import choose
 
 PROMPTS = [[5, 11, 7, 3, 29, 17], [2], [41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51]]
@@ -174,6 +176,62 @@ def test_tokens_are_drawn_as_often_as_their_probabilities_say(options: dict[str,
     found = frequencies(logits, kqv.Sampling(**({"temperature": 1.0} | options)))
     # Four standard deviations of a share of 4,000 draws: 4·√(½·½/4000) = 0.032.
     torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=0.032)
+
+
+def fail_in_the_second_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    attend = kqv.recorder.Recorder.attend
+
+    def failing(self: Any, call: Any) -> Any:
+        if call.layer == 1:
+            raise RuntimeError("no memory")
+        return attend(self, call)
+
+    monkeypatch.setattr("kqv.recorder.Recorder.attend", failing)
+
+
+def fail_at_the_last_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = kqv.generate.take
+
+    def failing(generation: kqv.Generation, *rest: Any) -> None:
+        if generation.source.ids == tuple(PROMPTS[2]):
+            raise RuntimeError("no such token")
+        take(generation, *rest)
+
+    monkeypatch.setattr("kqv.generate.take", failing)
+
+
+@pytest.mark.parametrize("fail", [fail_in_the_second_layer, fail_at_the_last_choice])
+@pytest.mark.parametrize("steps_before", [0, 1, 3])
+def test_step_that_fails_changes_nothing(
+    pair: tuple[kqv.Model, Any], monkeypatch: pytest.MonkeyPatch, fail: Any, steps_before: int
+) -> None:
+    model, _ = pair
+    sampling, selection = kqv.Sampling(max_new_tokens=9, temperature=1.0, seed=7), kqv.Selection(outputs=())
+    wanted = [(model.read(prompt), sampling, selection) for prompt in PROMPTS]
+    generations = [model.begin(*each) for each in wanted]
+    for _ in range(steps_before):
+        model.advance(generations)
+    before = [(each.read, each.text, each.cache.length, len(each.steps)) for each in generations]
+    with monkeypatch.context() as patched:
+        fail(patched)
+        with pytest.raises(RuntimeError, match="no "):
+            model.advance(generations)
+    assert [(each.read, each.text, each.cache.length, len(each.steps)) for each in generations] == before
+    while running := [each for each in generations if each.finish_reason is None]:
+        model.advance(running)
+    for found, expected in zip(map(model.finish, generations), model.generate_each(wanted), strict=True):
+        assert found.token_ids == expected.token_ids
+        for group, seen in found.attention.items():
+            torch.testing.assert_close(seen.weights, expected.attention[group].weights, rtol=0, atol=0)
+
+
+def test_errors_about_a_source_say_which(pair: tuple[kqv.Model, Any]) -> None:
+    model, _ = pair
+    embeddings = kqv.Input(embeddings=torch.zeros(3, model.config.d_model))
+    if model.config.architecture == "decoder":
+        with pytest.raises(kqv.UnsupportedError, match="not from embeddings") as caught:
+            model.generate([[5], embeddings], max_new_tokens=2)
+        assert caught.value.location == (1,)
 
 
 REFUSED = [

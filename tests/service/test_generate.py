@@ -17,6 +17,7 @@ from serving import busy_device, listening, make_app, serving, until_waiting, wa
 from torch.testing import assert_close
 
 import kqv
+import kqv.generate
 from service.answers import AnalyzeAnswer, GenerateAnswer, TokenEvent
 from service.streaming import Pieces, certain_length
 
@@ -172,19 +173,19 @@ async def test_what_was_let_in_is_never_refused_midway(decoder: kqv.Model) -> No
 async def test_poisoned_step_fails_its_own_generation_alone(
     decoder: kqv.Model, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    """It fails after the others' caches have grown, which are then read anew."""
-    advance = kqv.Model.advance
+    """It fails after the others' caches have grown."""
+    take = kqv.generate.take
 
-    def poisoned(self: kqv.Model, generations: Sequence[Any]) -> None:
-        advance(self, generations)
-        if any(each.read[0] == 13 and len(each.new_ids) == 3 for each in generations):
+    def poisoned(generation: kqv.Generation, *rest: Any) -> None:
+        take(generation, *rest)
+        if generation.read[0] == 13 and len(generation.new_ids) == 3:
             raise RuntimeError("an assertion on the device")
 
     bodies = [{"input": ids, "max_new_tokens": 7, "temperature": 1.0, "seed": 3, "weights": "full"} for ids in ([5, 6], [13], [7])]
     app = make_app(decoder)
     async with serving(app) as client:
         alone = [checked(await client.post("/v1/generate", json=body)) for body in bodies]
-        monkeypatch.setattr(kqv.Model, "advance", poisoned)
+        monkeypatch.setattr("kqv.generate.take", poisoned)
         async with busy_device(app.state.service.batcher) as release:
             bodies[1]["stream"] = stream
             tasks = [asyncio.create_task(client.post("/v1/generate", json=body)) for body in bodies]
@@ -270,6 +271,7 @@ BAD: dict[str, tuple[dict[str, Any], list[str | int], str]] = {
     "unknown field": ({"n": 2}, ["n"], "no such field"),
     "empty text": ({"input": ["a", ""]}, ["input", 1], "text is empty"),
     "embeddings": ({"input": {"embeddings": [[0.5] * 35]}}, ["input"], "from text or tokens, not from embeddings"),
+    "one of embeddings": ({"input": ["a", {"embeddings": [[0.5] * 35]}]}, ["input", 1], "from text or tokens, not from embeddings"),
     "target": ({"input": {"text": "a", "target": "b"}}, ["input", "target"], "a target is for encoder–decoders"),
 }
 
