@@ -1,7 +1,9 @@
-"""Request bodies: bounded, JSON, and parsed straight into the route's model."""
+"""Request bodies: bounded, unpacked, and parsed straight into the route's model, from JSON or from a file of tensors."""
 
-from collections.abc import Callable, Coroutine
-from typing import Any
+import asyncio
+import zlib
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, ClassVar
 
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
@@ -10,6 +12,7 @@ from starlette.responses import Response
 
 from service.errors import BodyTooLargeError, FieldError, InvalidError, Location, MalformedError, MediaTypeError
 from service.settings import Settings
+from service.tensor_file import read_file
 from service.threads import run_off_loop
 from service.wire import TAGS
 
@@ -19,66 +22,27 @@ MESSAGES = {"extra_forbidden": "there is no such field; leave it out, or see /do
 MAX_ERRORS = 100
 """How many wrong fields are named one by one."""
 
+WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+"""The encodings of bodies that are unpacked, and what zlib calls them."""
+
+Parse = Callable[[type[BaseModel], bytes], BaseModel]
+
 
 class ParsedRequest(Request):
-    """A request whose body has been parsed already: FastAPI asks for its JSON, and takes a model as it is."""
+    """A request whose body has been parsed already: FastAPI asks for its JSON, or for its bytes, and takes a model as it is."""
 
     def __init__(self, request: Request, content: BaseModel) -> None:
         super().__init__(request.scope, request.receive)
         self._content = content
 
-    async def body(self) -> bytes:
-        return b"parsed"  # only whether there is one matters
+    async def body(self) -> Any:
+        return self._content
 
     async def json(self) -> BaseModel:
         return self._content
 
 
-class JsonRoute(APIRoute):
-    """A route whose body parameter is read by pydantic's own JSON parser, which is several times faster than json.loads."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        answer = super().get_route_handler()
-        if self.body_field is None:
-            return answer
-        model: type[BaseModel] = self.body_field.field_info.annotation  # type: ignore[assignment]
-
-        async def parse_and_answer(request: Request) -> Response:
-            return await answer(ParsedRequest(request, await read_json(request, model)))
-
-        return parse_and_answer
-
-
-async def read_json(request: Request, model: type[BaseModel]) -> BaseModel:
-    """The body as a `model`; whether it is long is noted in the request's state, for those who work on it next."""
-    settings: Settings = request.app.state.service.settings
-    check_media_type(request)
-    body = await read_body(request, settings.max_body_bytes)
-    request.state.is_long = len(body) > settings.inline_read_bytes
-    return await run_off_loop(request.state.is_long, parse, model, body)
-
-
-def check_media_type(request: Request) -> None:
-    """Raise `MediaTypeError` for anything but JSON, and for nothing: a browser lets any page post either here unasked."""
-    media_type = request.headers.get("content-type", "")
-    if media_type.partition(";")[0].strip().lower() != "application/json":
-        raise MediaTypeError(f"the body is JSON; send it with Content-Type: application/json, not {media_type or 'without one'}")
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body. Raises `BodyTooLargeError` as soon as it is known to be longer than `limit`, by what it declares or holds."""
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limit:
-        raise BodyTooLargeError(limit)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise BodyTooLargeError(limit)
-    return bytes(body)
-
-
-def parse(model: type[BaseModel], body: bytes) -> BaseModel:
+def parse_json(model: type[BaseModel], body: bytes) -> BaseModel:
     """The model that the JSON holds. The parser itself refuses nesting deeper than 200, before it builds anything.
 
     Raises `MalformedError` for what is not JSON, `InvalidError` for what is not the model.
@@ -87,6 +51,94 @@ def parse(model: type[BaseModel], body: bytes) -> BaseModel:
         return model.model_validate_json(body)
     except ValidationError as error:
         raise refusal(error) from None
+
+
+def parse_file(model: type[BaseModel], body: bytes) -> BaseModel:
+    """The model that a file of tensors holds. Raises as `parse_json` does, and `InputError` for a tensor without a place."""
+    try:
+        return model.model_validate(read_file(body))
+    except ValidationError as error:
+        raise refusal(error) from None
+
+
+class JsonRoute(APIRoute):
+    """A route whose body parameter is read by pydantic's own JSON parser, which is several times faster than json.loads."""
+
+    parsers: ClassVar[Mapping[str, Parse]] = {"application/json": parse_json}
+    """By the media type of the body."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+        if self.body_field is None:
+            return answer
+        model: type[BaseModel] = self.body_field.field_info.annotation  # type: ignore[assignment]
+
+        async def parse_and_answer(request: Request) -> Response:
+            parse = choose_parser(request, self.parsers)
+            body = await read_body(request)
+            return await answer(ParsedRequest(request, await run_off_loop(request.state.is_long, parse, model, body)))
+
+        return parse_and_answer
+
+
+class TensorRoute(JsonRoute):
+    """Likewise, and a file of tensors will do as well."""
+
+    parsers: ClassVar[Mapping[str, Parse]] = {"application/json": parse_json, "application/x-safetensors": parse_file}
+
+
+def choose_parser(request: Request, parsers: Mapping[str, Parse]) -> Parse:
+    """Raise `MediaTypeError` for any other body, and for one of no type: a browser lets any page post either here unasked."""
+    media_type = request.headers.get("content-type", "")
+    parse = parsers.get(media_type.partition(";")[0].strip().lower())
+    if parse is None:
+        known = " or ".join(parsers)
+        raise MediaTypeError(f"this body is not read here; send it with Content-Type: {known}, not {media_type or 'without one'}")
+    return parse
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body, unpacked; whether it is long is noted in the request's state, for those who work on it next.
+
+    Raises `BodyTooLargeError` as soon as it is known to be longer than allowed, packed or not, `MediaTypeError` for an unknown
+    encoding, `MalformedError` for a broken one.
+    """
+    settings: Settings = request.app.state.service.settings
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in {"identity", *WINDOWS}:
+        raise MediaTypeError(f"a body's Content-Encoding is {' or '.join(WINDOWS)}, or there is none; not {encoding}")
+    body = await receive_body(request, settings.max_body_bytes)
+    if encoding in WINDOWS:
+        body = await asyncio.to_thread(inflate, body, encoding, settings.max_body_bytes)
+    request.state.is_long = len(body) > settings.inline_read_bytes
+    return body
+
+
+async def receive_body(request: Request, limit: int) -> bytes:
+    """The body as it is sent. Raises `BodyTooLargeError` by what it declares or holds."""
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > limit:
+        raise BodyTooLargeError(limit)
+    body = bytearray()  # and no list of chunks: there may be millions of them, of a byte each
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise BodyTooLargeError(limit)
+    return bytes(body)
+
+
+def inflate(body: bytes, encoding: str, limit: int) -> bytes:
+    """The body unpacked, of which no more than `limit` bytes are ever made."""
+    unpacking = zlib.decompressobj(WINDOWS[encoding])
+    try:
+        unpacked = unpacking.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise MalformedError(f"the body is not {encoding}, as Content-Encoding has it: {error}") from error
+    if len(unpacked) > limit:
+        raise BodyTooLargeError(limit)
+    if not unpacking.eof or unpacking.unused_data:
+        raise MalformedError(f"the body is not {encoding}, as Content-Encoding has it: it ends too early, or goes on after its end")
+    return unpacked
 
 
 def refusal(error: ValidationError) -> MalformedError | InvalidError:

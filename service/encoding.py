@@ -1,15 +1,22 @@
-"""From the engine's results to JSON."""
+"""From the engine's results to bytes: JSON, with tensors as lists or as base64, or a file of tensors."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from binascii import b2a_base64
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
-import numpy as np
 import orjson
-import torch
+from starlette.datastructures import Headers
 from torch import Tensor
 
 from kqv import Analysis, Generated, GroupAnalysis
 from kqv.config import Group
+from service.negotiation import negotiate
+from service.tensor_file import write_file
+from service.tensors import Array, memory_of, to_array
+
+Encoding = Literal["lists", "base64"]
+Part = bytes | memoryview
 
 BYTES_PER_NUMBER = 14
 """A float32 in JSON with its comma: 11 to 12 bytes, up to 13.5 in the maps of long sequences, whose weights begin with zeros."""
@@ -17,7 +24,19 @@ BYTES_PER_NUMBER = 14
 CHUNK = 1 << 17
 """Numbers encoded at once: orjson holds the interpreter's lock throughout a call, so other threads get their turn between two."""
 
-Array = np.ndarray[Any, Any]
+BASE64_CHUNK = 3 << 17
+"""Bytes likewise; a multiple of 3, so that no part but the last one is padded."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How an answer is written."""
+
+    media_type: str
+    bytes_per_number: int
+    """About as many, to tell an answer's length before it is there; half the numbers of "top" weights are indices of 8 bytes."""
+    encode: Callable[[object], list[Part]]
+    """The answer's parts, in order."""
 
 
 def analysis_fields(analysis: Analysis) -> dict[str, Any]:
@@ -41,23 +60,34 @@ def present(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def encode(content: object) -> bytes:
-    """JSON of anything that holds tensors; NaN (undefined) and infinities (masked) become null."""
-    return orjson.dumps(content, encode_tensor, orjson.OPT_SERIALIZE_NUMPY)
+def encode(content: object, encoding: Encoding = "lists") -> bytes:
+    """JSON of anything that holds tensors. In lists, NaN (undefined) and infinities (masked) become null."""
+    return orjson.dumps(content, HOOKS[encoding], orjson.OPT_SERIALIZE_NUMPY)
 
 
-def encode_tensor(value: object) -> Array | orjson.Fragment:
+def to_lists(value: object) -> Array | orjson.Fragment:
     """What orjson makes of a tensor: an array that it knows how to write, or for a large one what it wrote chunk by chunk."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{type(value).__name__} has no form in JSON")
-    array = to_array(value)
+    array = to_array(tensor_in(value))
     return array if array.size <= CHUNK else orjson.Fragment(b"".join(chunks(array)))
 
 
-def to_array(tensor: Tensor) -> Array:
-    """In the machine's memory, in order, in a type that numpy has."""
-    half = tensor.dtype in (torch.float16, torch.bfloat16)
-    return np.ascontiguousarray(tensor.to("cpu", torch.float32 if half else tensor.dtype).numpy())
+def to_base64(value: object) -> orjson.Fragment:
+    """A tensor as requests may have it too: an object with dtype, shape and data."""
+    array = to_array(tensor_in(value))
+    memory = memory_of(array)
+    data = (b2a_base64(memory[start : start + BASE64_CHUNK], newline=False) for start in range(0, len(memory), BASE64_CHUNK))
+    shape = orjson.dumps(array.shape)
+    return orjson.Fragment(b"".join([b'{"dtype":"%b","shape":%b,"data":"' % (array.dtype.name.encode(), shape), *data, b'"}']))
+
+
+def tensor_in(value: object) -> Tensor:
+    """The value, if it is one that orjson has to be helped with."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{type(value).__name__} has no form in JSON")
+    return value
+
+
+HOOKS: dict[Encoding, Callable[[object], Any]] = {"lists": to_lists, "base64": to_base64}
 
 
 def chunks(array: Array) -> Iterator[bytes]:
@@ -72,3 +102,16 @@ def chunks(array: Array) -> Iterator[bytes]:
         else:
             yield orjson.dumps(part, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
     yield b"]"
+
+
+LISTS = Form("application/json", BYTES_PER_NUMBER, lambda content: [encode(content)])
+BASE64 = Form("application/json", 8, lambda content: [encode(content, "base64")])
+FILE = Form("application/x-safetensors", 6, write_file)
+JSON_FORMS: dict[Encoding, Form] = {"lists": LISTS, "base64": BASE64}
+
+
+def choose_form(headers: Headers, encoding: Encoding) -> Form:
+    """The form of the answer that the caller likes best. Raises `NotAcceptableError` where there is none such."""
+    offered = (JSON_FORMS[encoding], FILE)
+    chosen = negotiate(headers, [form.media_type for form in offered])
+    return next(form for form in offered if form.media_type == chosen)

@@ -1,8 +1,9 @@
 """What the service says when it can't answer, as RFC 9457 problem documents. Each error knows its status:
 
     ServiceError
-    ├── MalformedError          400     the body is not JSON
+    ├── MalformedError          400     the body is not what it is said to be
     ├── UnknownModelError       404
+    ├── NotAcceptableError      406     no form of the answer that the caller takes
     ├── BodyTooLargeError       413
     ├── AnswerTooLargeError     413     refused before it is computed
     ├── MediaTypeError          415
@@ -28,8 +29,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from kqv import InputError
+from service.dialects import STATUSES, form_of
 
 Location = tuple[str | int, ...]
 
@@ -47,9 +50,9 @@ class ServiceError(Exception):
 
 
 class MalformedError(ServiceError):
-    """The body is not JSON."""
+    """The body is not what it is said to be: JSON, a file of tensors, compressed."""
 
-    status, title = 400, "Malformed JSON"
+    status, title = 400, "Malformed body"
 
 
 class UnknownModelError(ServiceError):
@@ -59,6 +62,12 @@ class UnknownModelError(ServiceError):
 
     def __init__(self, name: str, served: Iterable[str]) -> None:
         super().__init__(f"there is no model {name!r} here; there are: {', '.join(served)}")
+
+
+class NotAcceptableError(ServiceError):
+    """The caller takes no form that the answer has."""
+
+    status, title = 406, "Not acceptable"
 
 
 class BodyTooLargeError(ServiceError):
@@ -77,7 +86,7 @@ class AnswerTooLargeError(ServiceError):
 
 
 class MediaTypeError(ServiceError):
-    """The body is said to be something other than JSON."""
+    """The body is said to be something that the service doesn't read."""
 
     status, title = 415, "Unsupported media type"
 
@@ -154,8 +163,8 @@ def located(*outer: str | int, inner: int = 0) -> Iterator[None]:
         raise type(error)(str(error), (*outer, *error.location[inner:])) from error
 
 
-def problem(error: Exception, request_id: str) -> Response:
-    """The document for any error."""
+def explain(error: Exception, request_id: str) -> tuple[dict[str, Any], Mapping[str, str]]:
+    """The problem document for any error, and the headers that it needs."""
     headers: Mapping[str, str] = {}
     match error:
         case ServiceError():
@@ -169,7 +178,16 @@ def problem(error: Exception, request_id: str) -> Response:
     content["request_id"] = request_id
     if isinstance(error, InvalidError):
         content["errors"] = [{"loc": field.loc, "msg": field.msg} for field in error.errors]
-    return Response(orjson.dumps(content), content["status"], headers, "application/problem+json")
+    return content, headers
+
+
+def problem(error: Exception, scope: Scope) -> Response:
+    """The answer for any error: a problem document, or what the protocol of the path has in its place."""
+    content, headers = explain(error, scope["state"]["request_id"])
+    status, form = content["status"], form_of(scope["path"])
+    if form is None:
+        return Response(orjson.dumps(content), status, headers, "application/problem+json")
+    return Response(orjson.dumps(form(content)), STATUSES.get(status, status), headers, "application/json")
 
 
 def document(status: int, detail: str, kind: str = "about:blank", title: str | None = None) -> dict[str, Any]:
@@ -191,7 +209,7 @@ def to_service_error(error: Exception) -> Exception:
 
 async def handle(request: Request, error: Exception) -> Response:
     """The one handler."""
-    return problem(to_service_error(error), request.state.request_id)
+    return problem(to_service_error(error), request.scope)
 
 
 def add_handlers(app: FastAPI) -> None:

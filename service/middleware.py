@@ -13,7 +13,7 @@ from service.errors import problem
 logger = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-"""What a caller's X-Request-Id may be; anything else could forge a line in the log, and is replaced."""
+"""What a caller's X-Request-Id may be; anything else could forge a line in the log, and is replaced, as two of them are."""
 
 
 class RequestMiddleware:
@@ -36,8 +36,8 @@ class Exchange:
     """One request and its answer."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
-        given = Headers(scope=scope).get("x-request-id", "")
-        self.request_id = given if REQUEST_ID.fullmatch(given) else uuid4().hex
+        given = Headers(scope=scope).getlist("x-request-id")
+        self.request_id = given[0] if len(given) == 1 and REQUEST_ID.fullmatch(given[0]) else uuid4().hex
         self.scope, self.send = scope, send
         self.status: int | None = None
         scope.setdefault("state", {})["request_id"] = self.request_id
@@ -51,7 +51,7 @@ class Exchange:
             logger.exception("request %s failed", self.request_id)
             if self.status is not None:
                 raise  # half an answer is out: only closing the connection tells the client
-            await problem(error, self.request_id)(self.scope, receive, self.send_with_id)
+            await problem(error, self.scope)(self.scope, receive, self.send_with_id)
         finally:
             elapsed_ms = (time.perf_counter() - started) * 1e3
             logger.info("%s %s %s %.1f ms %s", self.scope["method"], self.route, self.status or "-", elapsed_ms, self.request_id)

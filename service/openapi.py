@@ -7,6 +7,9 @@ from fastapi.openapi.utils import get_openapi
 
 from service.answers import Problem
 
+FILE = {"schema": {"type": "string", "format": "binary"}}
+"""The safetensors format, of which OpenAPI knows only that it is bytes."""
+
 PROBLEMS_OF_BODIES = (400, 413, 415, 422)
 PROBLEMS_OF_WORK = (*PROBLEMS_OF_BODIES, 429, 503, 504)
 
@@ -16,9 +19,14 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem} for status in (*statuses, 500)}
 
 
-def event_stream(example: str) -> dict[int | str, dict[str, Any]]:
-    """Server-sent events, as another form of a route's answer."""
-    return {200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": example}}}}
+def tensor_file(others: dict[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:
+    """A file of tensors, as another form of a route's answer, beside others."""
+    return {200: {"content": {"application/x-safetensors": FILE} | (others or {})}}
+
+
+def event_stream(example: str) -> dict[str, Any]:
+    """Server-sent events, likewise."""
+    return {"text/event-stream": {"schema": {"type": "string"}, "example": example}}
 
 
 def describe(app: FastAPI) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from kqv import Generation, Input, InputError, Job, Model, Sampling, Selection, 
 from kqv.inputs import Truncate
 from service import requests
 from service.attending import PROJECTIONS, Attention, sizes_of
-from service.encoding import BYTES_PER_NUMBER
+from service.encoding import Form
 from service.errors import AnswerTooLargeError, Location, located
 from service.settings import Settings
 from service.tensors import booleans, floats
@@ -45,9 +45,9 @@ def read_analysis(body: requests.AnalyzeRequest, model: Model, settings: Setting
     return jobs
 
 
-def size_up(jobs: list[Job], model: Model, settings: Settings) -> Asked[Job]:
+def size_up(jobs: list[Job], model: Model, form: Form, settings: Settings) -> Asked[Job]:
     """The jobs, which have their targets, and how large they are. Raises `AnswerTooLargeError` for too long an answer."""
-    predicted = predict_bytes(sum(model.answer_numbers(*job) for job in jobs), settings, SMALLER_ANALYSIS)
+    predicted = predict_bytes(sum(model.answer_numbers(*job) for job in jobs), form, settings, SMALLER_ANALYSIS)
     return Asked(jobs, [cost(job.sequence) for job in jobs], predicted)
 
 
@@ -84,7 +84,7 @@ def read_selection(body: requests.AnalyzeRequest) -> Selection:
     )
 
 
-def read_generation(body: requests.GenerateRequest, model: Model, settings: Settings) -> Asked[Generation]:
+def read_generation(body: requests.GenerateRequest, model: Model, form: Form, settings: Settings) -> Asked[Generation]:
     """A generation for each sequence. Raises as `read_analysis` and `size_up` do."""
     sampling, selection = read_sampling(body), read_rows(body)
     sequences = read_sequences(body.input, model, body.truncate, settings)
@@ -93,7 +93,7 @@ def read_generation(body: requests.GenerateRequest, model: Model, settings: Sett
         model.begin(sequence, sampling, selection, location) for sequence, location in zip(sequences, places, strict=True)
     ]
     numbers = sum(model.answer_numbers(at_its_longest(generation, model), selection) for generation in generations)
-    predicted = predict_bytes(2 * numbers if body.stream else numbers, settings, SMALLER_GENERATION)  # a stream says all twice
+    predicted = predict_bytes((1 + body.stream) * numbers, form, settings, SMALLER_GENERATION)  # a stream says all twice
     return Asked(generations, [first_cost(generation, model) for generation in generations], predicted)
 
 
@@ -175,7 +175,7 @@ def read_texts(body: requests.TokenizeRequest, model: Model, settings: Settings)
     ]
 
 
-def read_attention(body: requests.AttendRequest, settings: Settings) -> Asked[Attention]:
+def read_attention(body: requests.AttendRequest, form: Form, settings: Settings) -> Asked[Attention]:
     """Attention on the request's tensors. Raises `InputError` at the first wrong field, `AnswerTooLargeError` for too much."""
     check_form(body)
     given = {name: getattr(body, name) for name in TENSORS}
@@ -191,7 +191,7 @@ def read_attention(body: requests.AttendRequest, settings: Settings) -> Asked[At
     if sizes.held > settings.max_attend_numbers:
         message = f"this takes {sizes.held} numbers in memory, more than the {settings.max_attend_numbers} allowed"
         raise AnswerTooLargeError(f"{message}; send fewer queries and keys at once, or narrower vectors")
-    predicted = predict_bytes(sizes.shown(include), settings, SMALLER_ATTENTION)
+    predicted = predict_bytes(sizes.shown(include), form, settings, SMALLER_ATTENTION)
     return Asked([attention], [sizes.queries + sizes.keys], predicted)
 
 
@@ -211,9 +211,9 @@ def check_form(body: requests.AttendRequest) -> None:
         raise InputError("x needs all of w_q, w_k, w_v and w_o, or in place of all of them a seed", ("seed",))
 
 
-def predict_bytes(numbers: int, settings: Settings, advice: str) -> int:
-    """About how much JSON so many numbers are. Raises `AnswerTooLargeError` where that is more than allowed."""
-    predicted, limit = numbers * BYTES_PER_NUMBER, settings.max_answer_bytes
+def predict_bytes(numbers: int, form: Form, settings: Settings, advice: str) -> int:
+    """About how long an answer of so many numbers is. Raises `AnswerTooLargeError` where that is more than allowed."""
+    predicted, limit = numbers * form.bytes_per_number, settings.max_answer_bytes
     if predicted > limit:
         size = f"about {predicted / (1 << 20):.1f} MiB ({numbers} numbers), more than the {limit / (1 << 20):.1f} MiB allowed"
         raise AnswerTooLargeError(f"the answer would be {size}; {advice}")

@@ -2,15 +2,16 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, Strict
 
 from kqv.diagnostics import DIAGNOSTICS
 from kqv.inputs import Truncate
 from kqv.selection import Output, Weights
+from service.encoding import Encoding
 from service.tensors import AttentionMask, Matrices, Matrix
 from service.wire import IDS, LIST, OBJECT, TEXT, Items, Number, Wire, one_of, plain_form, sequence_form, unbuilt
 
-Crop = tuple[int, int]
+Crop = Annotated[tuple[int, int], Strict(False)]  # a list outside of JSON too, where a file of tensors has one
 ModelId = Annotated[str, Field(max_length=256)]
 
 
@@ -103,6 +104,8 @@ class AnalyzeRequest(Wire):
     """Ablations. Not built yet."""
     truncate: Truncate = "error"
     """What happens to a sequence longer than the model's context: refused, or cut at that end."""
+    encoding: Encoding = "lists"
+    """How JSON has the answer's tensors: as nested lists, or as objects with dtype, shape and base64 data."""
 
 
 Stop = Annotated[str, Field(max_length=256)]
@@ -151,6 +154,8 @@ class GenerateRequest(Wire):
     """Diagnostics of each query instead of their mean; those of a `token` event always are."""
     truncate: Truncate = "error"
     """What happens to a sequence longer than the model's context: refused, or cut at that end."""
+    encoding: Encoding = "lists"
+    """How JSON has the answer's tensors: as nested lists, or as objects with dtype, shape and base64 data."""
 
 
 Step = Literal["q", "k", "v", "scores", "scaled_scores", "weights", "head_outputs", "output", "diagnostics"]
@@ -200,6 +205,8 @@ class AttendRequest(Wire):
     """Another attention than the formula's. Only "dense" is built yet."""
     include: Items[Step] | None = None
     """Steps to show; all without it."""
+    encoding: Encoding = "lists"
+    """How JSON has the answer's tensors: as nested lists, or as objects with dtype, shape and base64 data."""
 
 
 Texts = Annotated[

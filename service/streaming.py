@@ -7,8 +7,8 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.encoding import attention_fields, encode, present
-from service.errors import ServiceError, problem, to_service_error
+from service.encoding import Form, Part, attention_fields, encode, present
+from service.errors import ServiceError, explain, to_service_error
 from service.generating import Written
 
 NO_BUFFERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
@@ -34,9 +34,9 @@ class EventStream(StreamingResponse):
             self._at_the_end()
 
 
-def event(name: str, data: bytes) -> bytes:
+def event(name: str, *data: Part) -> bytes:
     """One event; JSON has no line breaks of its own."""
-    return b"event: %b\ndata: %b\n\n" % (name.encode(), data)
+    return b"".join([b"event: ", name.encode(), b"\ndata: ", *data, b"\n\n"])
 
 
 async def with_error(events: AsyncIterator[bytes], request_id: str) -> AsyncIterator[bytes]:
@@ -48,13 +48,13 @@ async def with_error(events: AsyncIterator[bytes], request_id: str) -> AsyncIter
         told = to_service_error(error)
         if not isinstance(told, ServiceError):
             logger.exception("request %s failed", request_id)
-        yield event("error", bytes(problem(told, request_id).body))
+        yield event("error", encode(explain(told, request_id)[0]))
 
 
-def token_event(index: int, step: Written, token: str | None, piece: str | None) -> bytes:
+def token_event(index: int, step: Written, token: str | None, piece: str | None, form: Form) -> bytes:
     """A new token. Fields that have no value are left out."""
     fields: dict[str, Any] = {"index": index, "token_id": step.token_id, "token": token, "text": piece}
-    return event("token", encode(present(fields | {"attention": attention_fields(step.attention)})))
+    return event("token", *form.encode(present(fields | {"attention": attention_fields(step.attention)})))
 
 
 class Pieces:

@@ -4,10 +4,11 @@ from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
+from torch import Tensor
 
-TEXT, LIST, OBJECT = Tag("[text]"), Tag("[list]"), Tag("[object]")
+TEXT, LIST, OBJECT, BYTES = Tag("[text]"), Tag("[list]"), Tag("[object]"), Tag("[bytes]")
 IDS, ROWS, STACK = Tag("[ids]"), Tag("[rows]"), Tag("[stack]")
-TAGS = frozenset(form.tag for form in (TEXT, LIST, OBJECT, IDS, ROWS, STACK))
+TAGS = frozenset(form.tag for form in (TEXT, LIST, OBJECT, BYTES, IDS, ROWS, STACK))
 """The forms that a value may have. pydantic puts them into the path of an error, where they are no part of the request."""
 
 T = TypeVar("T")
@@ -49,7 +50,9 @@ def sequence_form(value: Any) -> str | None:
 
 
 def nested_form(value: Any) -> str | None:
-    """As `plain_form`, but lists by their depth: rows of numbers, or a stack of such."""
+    """As `plain_form`, but lists by their depth: rows of numbers, or a stack of such; or a tensor that came in a file."""
+    if isinstance(value, Tensor):
+        return BYTES.tag
     depth, inner = 0, value
     while isinstance(inner, list):
         depth, inner = depth + 1, inner[0] if inner else None

@@ -96,6 +96,19 @@ def test_the_python_of_the_models_page_runs(smollm2: kqv.Model) -> None:
     assert names["written"].text.startswith(" Paris.")
 
 
+def python_of_the_api_page() -> list[str]:
+    return [text for kind, text in blocks("docs/api.md") if kind == "python"]
+
+
+@pytest.mark.parametrize("number", range(len(python_of_the_api_page())))
+def test_the_python_of_the_api_page_runs(client: httpx.Client, number: int) -> None:
+    code = python_of_the_api_page()[number].replace("http://127.0.0.1:8000", str(client.base_url).rstrip("/"))
+    names: dict[str, Any] = {}
+    exec(code, names)
+    for expression, shown in re.findall(r"^(\S.*)  # (\[.*\])$", code, re.MULTILINE):  # and shows what it says
+        assert eval(f"list({expression})", names) == json.loads(shown), expression
+
+
 def test_every_reader_is_on_the_models_page() -> None:
     page = read("docs/models.md")
     assert [kind for kind in READERS if f"`{kind}`" not in page] == []

@@ -1,22 +1,30 @@
 """A model's forward pass, with its attention."""
 
+from functools import partial
+
 from fastapi import APIRouter, Response
 
+from service.analyzing import analyze as run_analysis
 from service.answers import AnalyzeAnswer
-from service.bodies import JsonRoute
+from service.bodies import TensorRoute
 from service.dependencies import CallerDependency, ServiceDependency
-from service.encoding import analysis_fields, encode
-from service.generating import complete
-from service.openapi import PROBLEMS_OF_WORK, problems
-from service.reading import read_analysis, size_up
+from service.encoding import analysis_fields, choose_form
+from service.openapi import PROBLEMS_OF_WORK, problems, tensor_file
+from service.reading import read_analysis
 from service.requests import AnalyzeRequest
+from service.sending import PartsResponse
 from service.stages import Stages
 from service.threads import run_off_loop
 
-router = APIRouter(prefix="/v1", tags=["attention"], route_class=JsonRoute)
+router = APIRouter(prefix="/v1", tags=["attention"], route_class=TensorRoute)
 
 
-@router.post("/analyze", summary="Analyze texts", response_model=AnalyzeAnswer, responses=problems(404, *PROBLEMS_OF_WORK))
+@router.post(
+    "/analyze",
+    summary="Analyze texts",
+    response_model=AnalyzeAnswer,
+    responses=problems(404, 406, *PROBLEMS_OF_WORK) | tensor_file(),
+)
 async def analyze(body: AnalyzeRequest, service: ServiceDependency, caller: CallerDependency) -> Response:
     """Run a model over texts, token ids or embeddings, and see what its attention does.
 
@@ -24,20 +32,15 @@ async def analyze(body: AnalyzeRequest, service: ServiceDependency, caller: Call
     sequence don't depend on what else is in the request, or on the server. An encoder–decoder without a `target` reads its own
     greedy text.
     """
-    settings, stages = service.settings, Stages()
+    form, stages = choose_form(caller.request.headers, body.encoding), Stages()
     model = service.models.get(body.model)
-    with stages.measure("tokenize"):
-        jobs = await run_off_loop(caller.request.state.is_long, read_analysis, body, model, settings)
-    jobs, written = await complete(jobs, model, service.batcher, caller)
-    asked = size_up(jobs, model, settings)
-    done = await caller.wait_for(service.batcher.submit(model.analyze_jobs, asked.jobs, asked.tokens))
-    stages.took([[*before, each] for before, each in zip(written, done, strict=True)])
+    found = await run_analysis(partial(read_analysis, body, model, service.settings), model, form, service, caller, stages)
     with stages.measure("encode"):
         answer = {
             "model": model.id,
-            "results": [analysis_fields(each.result) for each in done],
-            "usage": {"sequences": len(done), "tokens": sum(asked.tokens)},
+            "results": [analysis_fields(analysis) for analysis in found.analyses],
+            "usage": found.usage,
             "timing": stages.timing(),
         }
-        content = await run_off_loop(asked.answer_bytes > settings.inline_encode_bytes, encode, answer)
-    return Response(content, media_type="application/json", headers=stages.header())
+        parts = await run_off_loop(found.is_large, form.encode, answer)
+    return PartsResponse(parts, form.media_type, stages.header())

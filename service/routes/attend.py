@@ -6,32 +6,38 @@ from fastapi import APIRouter, Depends, Response
 
 from service.answers import AttendAnswer
 from service.attending import attend_each
-from service.bodies import JsonRoute
+from service.bodies import TensorRoute
 from service.dependencies import CallerDependency, ServiceDependency, check_ready
-from service.encoding import encode
-from service.openapi import PROBLEMS_OF_WORK, problems
+from service.encoding import choose_form
+from service.openapi import PROBLEMS_OF_WORK, problems, tensor_file
 from service.reading import read_attention
 from service.requests import AttendRequest
+from service.sending import PartsResponse
 from service.stages import Stages
 from service.threads import run_off_loop
 
-router = APIRouter(prefix="/v1", tags=["attention"], route_class=JsonRoute, dependencies=[Depends(check_ready)])
+router = APIRouter(prefix="/v1", tags=["attention"], route_class=TensorRoute, dependencies=[Depends(check_ready)])
 
 
-@router.post("/attend", summary="Attend, step by step", response_model=AttendAnswer, responses=problems(*PROBLEMS_OF_WORK))
+@router.post(
+    "/attend",
+    summary="Attend, step by step",
+    response_model=AttendAnswer,
+    responses=problems(406, *PROBLEMS_OF_WORK) | tensor_file(),
+)
 async def attend(body: AttendRequest, service: ServiceDependency, caller: CallerDependency) -> Response:
     """Scaled dot-product attention on your own tensors, with every step shown.
 
     scores = Q·Kᵀ, scaled_scores = scores · scale + bias, weights = softmax(scaled_scores), head_outputs = weights · V,
     output = Concat(head_outputs) · W_O. Give `q`, `k` and `v`, or vectors `x` with `num_heads` and the projections.
     """
-    settings, stages = service.settings, Stages()
+    form, stages = choose_form(caller.request.headers, body.encoding), Stages()
     with stages.measure("tokenize"):
-        asked = await run_off_loop(caller.request.state.is_long, read_attention, body, settings)
+        asked = await run_off_loop(caller.request.state.is_long, read_attention, body, form, service.settings)
     # A partial is equal to no other, so this shares no batch: nothing would be gained, and misfits are found out only there.
     work = partial(attend_each, service.models.get(None).device)
     done = await caller.wait_for(service.batcher.submit(work, asked.jobs, asked.tokens))
     stages.took([done])
     with stages.measure("encode"):
-        content = await run_off_loop(asked.answer_bytes > settings.inline_encode_bytes, encode, done[0].result)
-    return Response(content, media_type="application/json", headers=stages.header())
+        parts = await run_off_loop(asked.answer_bytes > service.settings.inline_encode_bytes, form.encode, done[0].result)
+    return PartsResponse(parts, form.media_type, stages.header())

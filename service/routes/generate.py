@@ -6,19 +6,21 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from service.answers import GenerateAnswer
-from service.bodies import JsonRoute
+from service.bodies import TensorRoute
 from service.caller import Caller
 from service.dependencies import CallerDependency, ServiceDependency
-from service.encoding import encode, generated_fields
+from service.encoding import JSON_FORMS, Form, Part, choose_form, generated_fields
 from service.generating import Writer
-from service.openapi import PROBLEMS_OF_WORK, event_stream, problems
+from service.negotiation import negotiate
+from service.openapi import PROBLEMS_OF_WORK, event_stream, problems, tensor_file
 from service.reading import read_generation
 from service.requests import GenerateRequest
+from service.sending import PartsResponse
 from service.stages import Stages
 from service.streaming import EventStream, Pieces, event, token_event, with_error
 from service.threads import run_off_loop
 
-router = APIRouter(prefix="/v1", tags=["attention"], route_class=JsonRoute)
+router = APIRouter(prefix="/v1", tags=["attention"], route_class=TensorRoute)
 
 EXAMPLE = """\
 event: token
@@ -34,7 +36,7 @@ data: {"model":"gpt2","results":[{"text":" the","token_ids":[262],"tokens":["Ġt
     "/generate",
     summary="Generate texts",
     response_model=GenerateAnswer,
-    responses=problems(404, *PROBLEMS_OF_WORK) | event_stream(EXAMPLE),
+    responses=problems(404, 406, *PROBLEMS_OF_WORK) | tensor_file(event_stream(EXAMPLE)),
 )
 async def generate(body: GenerateRequest, service: ServiceDependency, caller: CallerDependency) -> Response:
     """Let a model go on with texts or token ids, and see what it looks at while it chooses each token.
@@ -42,20 +44,29 @@ async def generate(body: GenerateRequest, service: ServiceDependency, caller: Ca
     With `stream` the answer is server-sent events: a `token` for each token of each sequence, then one `done`, whose data is the
     answer without `stream`; an `error` in its place holds a problem document. All that can be refused is refused before the first.
     """
-    settings, stages = service.settings, Stages()
+    form, stages = choose_form_of_text(body, caller), Stages()
     model = service.models.get(body.model)
     with stages.measure("tokenize"):
-        asked = await run_off_loop(caller.request.state.is_long, read_generation, body, model, settings)
-    is_large = asked.answer_bytes > settings.inline_encode_bytes
+        asked = await run_off_loop(caller.request.state.is_long, read_generation, body, model, form, service.settings)
+    is_large = asked.answer_bytes > service.settings.inline_encode_bytes
     writer = Writer(model, asked.jobs, asked.tokens, service.batcher)
     if body.stream:
-        return EventStream(with_error(stream(writer, caller, stages, is_large), caller.request.state.request_id), writer.stop)
+        events = stream(writer, caller, stages, form, is_large)
+        return EventStream(with_error(events, caller.request.state.request_id), writer.stop)
     await writer.finish(caller)
-    content = await encode_answer(writer, stages, is_large)
-    return Response(content, media_type="application/json", headers=stages.header())
+    parts = await encode_answer(writer, stages, form, is_large)
+    return PartsResponse(parts, form.media_type, stages.header())
 
 
-async def stream(writer: Writer, caller: Caller, stages: Stages, is_large: bool) -> AsyncIterator[bytes]:
+def choose_form_of_text(body: GenerateRequest, caller: Caller) -> Form:
+    """The form of the answer, or of the data of each event. Raises `NotAcceptableError`."""
+    if not body.stream:
+        return choose_form(caller.request.headers, body.encoding)
+    negotiate(caller.request.headers, ["text/event-stream"], '; leave "stream" out for another form')
+    return JSON_FORMS[body.encoding]
+
+
+async def stream(writer: Writer, caller: Caller, stages: Stages, form: Form, is_large: bool) -> AsyncIterator[bytes]:
     """An event for each token, and the answer as the last one."""
     tokenizer = writer.model.tokenizer
     pieces = [Pieces(generation.sampling.stop) for generation in writer.generations]
@@ -64,15 +75,15 @@ async def stream(writer: Writer, caller: Caller, stages: Stages, is_large: bool)
         if tokenizer is not None:
             token = tokenizer.token(step.token_id)
             piece = pieces[index].take(step.text, is_whole=step.finish_reason is not None)
-        yield await run_off_loop(is_large, token_event, index, step, token, piece)
-    yield event("done", await encode_answer(writer, stages, is_large))
+        yield await run_off_loop(is_large, token_event, index, step, token, piece, form)
+    yield event("done", *await encode_answer(writer, stages, form, is_large))
 
 
-async def encode_answer(writer: Writer, stages: Stages, is_large: bool) -> bytes:
+async def encode_answer(writer: Writer, stages: Stages, form: Form, is_large: bool) -> list[Part]:
     """The answer of generations that have ended."""
     stages.took(writer.runs)
     with stages.measure("encode"):
-        return await run_off_loop(is_large, lambda: encode(answer_fields(writer, stages)))
+        return await run_off_loop(is_large, lambda: form.encode(answer_fields(writer, stages)))
 
 
 def answer_fields(writer: Writer, stages: Stages) -> dict[str, Any]:

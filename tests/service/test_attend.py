@@ -78,10 +78,13 @@ def test_only_what_is_included_is_shown(client: httpx.Client) -> None:
     assert attend(client, **body, include=[]) == {}
 
 
-@pytest.mark.parametrize(("dtype", "numpy"), [("float16", "<f2"), ("float32", "<f4"), ("float64", "<f8")])
-def test_encoded_tensors_equal_nested_ones(client: httpx.Client, dtype: str, numpy: str) -> None:
-    values = np.random.default_rng(0).standard_normal((2, 3, 5)).astype(np.float16)
-    data = base64.b64encode(values.astype(numpy).tobytes()).decode()
+NUMBERS = "float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
+def test_encoded_tensors_equal_nested_ones(client: httpx.Client, dtype: str) -> None:
+    values = torch.randint(0, 5, (2, 3, 5)).to(getattr(torch, dtype))
+    data = base64.b64encode(values.flatten().view(torch.uint8).numpy().tobytes()).decode()
     nested, encoded = values.tolist(), {"dtype": dtype, "shape": [2, 3, 5], "data": data}
     assert attend(client, q=nested, k=nested, v=nested) == attend(client, q=encoded, k=encoded, v=encoded)
 

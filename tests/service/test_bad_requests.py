@@ -104,7 +104,7 @@ ANALYZE: dict[str, tuple[dict[str, Any], list[str | int], str]] = {
     "embeddings of booleans": (
         {"input": {"embeddings": encoded("bool", [1, 35], b"\x01" * 35)}},
         ["input", "embeddings", "dtype"],
-        "float16, float32 or float64",
+        "floats or integers, not bool",
     ),
     "embeddings of an unknown type": (
         {"input": {"embeddings": encoded("int4", [1, 35], b"")}},

@@ -1,7 +1,9 @@
 """A body is bounded, JSON, and parsed safely: 400 is for what is no JSON, 422 for JSON that is no request."""
 
+import gzip
 import json
 import socket
+import zlib
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -54,6 +56,41 @@ def test_json_that_is_no_object_is_invalid(client: httpx.Client, body: bytes) ->
     assert "object" in detail(client.post("/v1/analyze", content=body, headers=JSON), 422)
 
 
+def deflated(data: bytes, window: int) -> bytes:
+    packing = zlib.compressobj(wbits=window)
+    return packing.compress(data) + packing.flush()
+
+
+PACKED = {"gzip": gzip.compress(GOOD), "deflate": zlib.compress(GOOD), "GZip": gzip.compress(GOOD)}
+
+
+@pytest.mark.parametrize("encoding", PACKED)
+def test_packed_bodies_are_unpacked(client: httpx.Client, encoding: str) -> None:
+    response = client.post("/v1/analyze", content=PACKED[encoding], headers=JSON | {"content-encoding": encoding})
+    assert response.json()["results"] == client.post("/v1/analyze", content=GOOD, headers=JSON).json()["results"]
+
+
+DAMAGED = {
+    "not packed": (GOOD, "gzip", 400, "the body is not gzip"),
+    "packed otherwise": (PACKED["deflate"], "gzip", 400, "the body is not gzip"),
+    "packed without a header": (deflated(GOOD, -15), "deflate", 400, "the body is not deflate"),
+    "cut": (PACKED["gzip"][:-9], "gzip", 400, "ends too early"),
+    "empty": (b"", "gzip", 400, "ends too early"),
+    "followed by more": (PACKED["gzip"] + b"more", "gzip", 400, "goes on after its end"),
+    "wrong checksum": (PACKED["gzip"][:-8] + b"12345678", "gzip", 400, "incorrect data check"),
+    "a bomb": (gzip.compress(bytes(1 << 28)), "gzip", 413, f"longer than {LIMIT} bytes"),
+    "a bomb in a bomb": (gzip.compress(gzip.compress(bytes(1 << 28))), "gzip", 413, f"longer than {LIMIT} bytes"),
+    "twice": (gzip.compress(PACKED["gzip"]), "gzip, gzip", 415, "is gzip or deflate"),
+    "brotli": (GOOD, "br", 415, "is gzip or deflate"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_damaged_packing_is_told(client: httpx.Client, case: str) -> None:
+    body, encoding, status, complaint = DAMAGED[case]
+    assert complaint in detail(client.post("/v1/analyze", content=body, headers=JSON | {"content-encoding": encoding}), status)
+
+
 def test_whole_surrogate_pair_is_a_character(client: httpx.Client) -> None:
     response = client.post("/v1/tokenize", content=rb'{"input": "\ud83d\ude42"}', headers=JSON)
     assert response.json()["results"][0]["offsets"] == [[0, 0], [0, 1], [0, 0]]
@@ -64,7 +101,7 @@ def test_whole_surrogate_pair_is_a_character(client: httpx.Client) -> None:
 )
 def test_other_media_types_are_refused(client: httpx.Client, media_type: str) -> None:
     response = client.post("/v1/analyze", content=GOOD, headers={"content-type": media_type})
-    assert "send it with Content-Type: application/json" in detail(response, 415)
+    assert "send it with Content-Type: application/json or application/x-safetensors" in detail(response, 415)
 
 
 def test_body_without_a_media_type_is_refused(client: httpx.Client) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from service.encoding import BYTES_PER_NUMBER, CHUNK, chunks, encode, to_array
+from service.encoding import BASE64, BASE64_CHUNK, BYTES_PER_NUMBER, CHUNK, FILE, Form, chunks, encode
+from service.tensors import EncodedTensor, decode, to_array
 
 
 def test_numbers_survive_the_way_there_and_back() -> None:
@@ -62,3 +63,25 @@ def test_prediction_of_an_answers_length_is_close() -> None:
     length = len(encode(weights)) / weights.numel()
     assert 0.8 * BYTES_PER_NUMBER <= length <= BYTES_PER_NUMBER
     assert_close(torch.tensor(json.loads(encode(weights))), weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.bool])
+@pytest.mark.parametrize("shape", [(0, 3), (2, 3), (3, BASE64_CHUNK // 4 + 5)])
+def test_base64_holds_every_bit(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    tensor = (torch.randn(shape) * 9).to(dtype)
+    given = EncodedTensor.model_validate(json.loads(encode({"a": tensor}, "base64"))["a"])
+    assert torch.equal(decode(given, ()), tensor)
+
+
+def test_base64_has_what_lists_lack() -> None:
+    tensor = torch.tensor([[torch.nan, -torch.inf]])
+    given = EncodedTensor.model_validate(json.loads(encode(tensor, "base64")))
+    assert_close(decode(given, ()), tensor, equal_nan=True)
+
+
+@pytest.mark.parametrize("form", [BASE64, FILE])
+def test_prediction_of_the_length_of_bytes_is_close(form: Form) -> None:
+    weights = torch.softmax(torch.randn(12, 128, 128), -1)
+    keys = torch.zeros(12, 128, 128, dtype=torch.int64)
+    length = sum(map(len, form.encode({"top": {"weights": weights, "keys": keys}}))) / (2 * weights.numel())
+    assert 0.95 * form.bytes_per_number <= length <= 1.02 * form.bytes_per_number

@@ -79,6 +79,13 @@ async def test_request_id_that_could_forge_a_log_line_is_replaced(model: kqv.Mod
         assert re.fullmatch("[0-9a-f]{32}", response.headers["x-request-id"])
 
 
+async def test_two_request_ids_are_none(model: kqv.Model) -> None:
+    async with serving(make_app(model)) as client:
+        response = await client.get("/livez", headers=[("x-request-id", "a"), ("x-request-id", "b")])
+        assert re.fullmatch("[0-9a-f]{32}", response.headers["x-request-id"])
+        assert len(response.headers.get_list("x-request-id")) == 1
+
+
 async def test_ids_that_are_made_differ(model: kqv.Model) -> None:
     async with serving(make_app(model)) as client:
         ids = {(await client.get("/livez")).headers["x-request-id"] for _ in range(3)}

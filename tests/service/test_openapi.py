@@ -70,7 +70,7 @@ def test_problems_are_declared_as_what_they_are(document: dict[str, Any]) -> Non
                 assert list(response["content"]) == ["application/problem+json"], f"{name} {status}"
                 assert response["content"]["application/problem+json"]["schema"]["$ref"].endswith("/Problem")
     work = document["paths"]["/v1/analyze"]["post"]["responses"]
-    assert set(work) == {"200", "400", "404", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(work) == {"200", "400", "404", "406", "413", "415", "422", "429", "500", "503", "504"}
 
 
 @pytest.mark.parametrize("route", ["analyze", "attend", "tokenize"])

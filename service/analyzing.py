@@ -1,0 +1,43 @@
+"""A model's pass over a request's sequences: read, given their targets, let in, run and waited for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kqv import Analysis, Job, Model
+from service.caller import Caller
+from service.dependencies import Service
+from service.encoding import Form
+from service.generating import complete
+from service.reading import size_up
+from service.stages import Stages
+from service.threads import run_off_loop
+
+
+@dataclass(frozen=True)
+class Analyzed:
+    """What was found of each sequence, in order."""
+
+    analyses: list[Analysis]
+    tokens: int
+    """Of all sequences together, their targets' among them."""
+    is_large: bool
+    """Whether the answer takes long to encode."""
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """The answer's `usage`."""
+        return {"sequences": len(self.analyses), "tokens": self.tokens}
+
+
+async def analyze(
+    read: Callable[[], list[Job]], model: Model, form: Form, service: Service, caller: Caller, stages: Stages
+) -> Analyzed:
+    """Run the jobs that `read` makes of a request. Raises what it raises, `AnswerTooLargeError`, and as `Caller.wait_for` does."""
+    with stages.measure("tokenize"):
+        jobs = await run_off_loop(caller.request.state.is_long, read)
+    jobs, written = await complete(jobs, model, service.batcher, caller)
+    asked = size_up(jobs, model, form, service.settings)
+    done = await caller.wait_for(service.batcher.submit(model.analyze_jobs, asked.jobs, asked.tokens))
+    stages.took([[*before, each] for before, each in zip(written, done, strict=True)])
+    is_large = asked.answer_bytes > service.settings.inline_encode_bytes
+    return Analyzed([each.result for each in done], sum(asked.tokens), is_large)
