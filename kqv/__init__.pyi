@@ -1,7 +1,11 @@
 from .analysis import Analysis, Checks, GroupAnalysis, TopWeights
 from .attention.attend import attend
+from .attention.linformer import Linformer
+from .attention.longformer import Longformer
 from .attention.multi_head import MultiHeadResult, Projections, draw_projections, multi_head
+from .attention.performer import Performer
 from .attention.result import AttentionResult
+from .attention.variants import Comparison, compare
 from .config import ModelConfig, ModelShape
 from .engine import Job, Model, load
 from .errors import CheckpointError, InputError, KqvError, UnsupportedError
@@ -15,6 +19,7 @@ __all__ = [
     "AttentionResult",
     "CheckpointError",
     "Checks",
+    "Comparison",
     "Generated",
     "Generation",
     "GroupAnalysis",
@@ -22,10 +27,13 @@ __all__ = [
     "InputError",
     "Job",
     "KqvError",
+    "Linformer",
+    "Longformer",
     "Model",
     "ModelConfig",
     "ModelShape",
     "MultiHeadResult",
+    "Performer",
     "Projections",
     "Sampling",
     "Selection",
@@ -33,6 +41,7 @@ __all__ = [
     "TopWeights",
     "UnsupportedError",
     "attend",
+    "compare",
     "draw_projections",
     "load",
     "multi_head",

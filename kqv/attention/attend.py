@@ -1,12 +1,14 @@
 """Attention on tensors of the caller's own, checked at the door."""
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kqv.attention.biases import Tabulated
 from kqv.attention.dense import dense
 from kqv.attention.masks import MaskLike, as_mask
 from kqv.attention.result import AttentionResult
+from kqv.attention.variants import Variant
 from kqv.errors import InputError
 
 
@@ -18,8 +20,13 @@ def attend(
     mask: MaskLike = "none",
     bias: Float[Tensor, "..."] | None = None,
     scale: float | None = None,
+    attention: Variant | None = None,
+    weights: bool = True,
 ) -> AttentionResult:
     """Scaled dot-product attention with every step kept: scores, scaled scores, weights, output.
+
+    `attention` is another than the formula's: a `Longformer`, `Linformer` or `Performer`, with the weights that it amounts to, and
+    its scaled scores where it has such; without `weights` neither is made, and memory stays linear in the number of tokens.
 
     q, k and v are [n, d] for one head, [H, n, d] for several, or [B, H, n, d]; where they have no batch dimension, the result has
     none. `mask` is "none", "causal", booleans [n, m] (or with heads before them; true = visible) or a `Mask`. `bias` is added to
@@ -40,7 +47,10 @@ def attend(
     if bias is not None:
         check_broadcast(bias, shape, "bias")
     table = None if bias is None else Tabulated(bias[(None,) * (4 - bias.ndim)])
-    result = dense(q4, k4, v4, mask=as_mask(mask), bias=table, scale=scale)
+    if attention is None:
+        result = dense(q4, k4, v4, mask=as_mask(mask), bias=table, scale=scale)
+    else:
+        result = attention(q4, k4, v4, mask=as_mask(mask), bias=table, scale=scale, weights=weights)
     check_result(result)
     return result if q.ndim == 4 else result.entry(0)
 
@@ -71,11 +81,17 @@ def check_broadcast(tensor: Tensor, shape: tuple[int, ...], name: str) -> None:
 
 def check_result(result: AttentionResult) -> None:
     """Raise `InputError` for a query that sees nothing, and for scores that left the range of floating point."""
-    assert result.visible is not None and result.scores is not None
-    blind = ~result.visible.any(-1)
-    if blind.any():
+    if (blind := find_blind(result)).any():
         raise InputError(
             f"mask hides every key from query {int(blind.nonzero()[0, -1])}; let each query see at least one", ("mask",)
         )
-    if not (result.scores.isfinite().all() and result.output.isfinite().all()):
-        raise InputError(f"the scores overflow {str(result.scores.dtype).removeprefix('torch.')}; scale q and k down", ("q",))
+    steps = [step for step in (result.scores, result.logsumexp, result.output) if step is not None]
+    if not all(step.isfinite().all() for step in steps):
+        raise InputError(f"the scores overflow {str(result.output.dtype).removeprefix('torch.')}; scale q and k down", ("q",))
+
+
+def find_blind(result: AttentionResult) -> Bool[Tensor, "..."]:
+    """Which queries see no key: by the mask where it was kept, else by their sums; Linformer's see all."""
+    if result.visible is not None:
+        return ~result.visible.any(-1)
+    return torch.zeros(1, dtype=torch.bool) if result.logsumexp is None else result.logsumexp.isneginf()

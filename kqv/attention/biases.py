@@ -67,6 +67,19 @@ class ShiftedBias(Bias):
         return self.bias(batch, head, query + self.by, key)
 
 
+@dataclass(frozen=True, eq=False)
+class PickedBias(Bias):
+    """A bias for some heads, queries and keys alone, picked by their indices."""
+
+    bias: Bias
+    heads: Int[Tensor, " h"]
+    queries: Int[Tensor, " t"]
+    keys: Int[Tensor, " s"]
+
+    def __call__(self, batch: Index, head: Index, query: Index, key: Index) -> Float[Tensor, "..."]:
+        return self.bias(batch, self.heads[head], self.queries[query], self.keys[key])
+
+
 def bucket(offset: Int[Tensor, "..."], buckets: int, max_distance: int, *, both_ways: bool) -> Int[Tensor, "..."]:
     """T5's bucket of a key `offset` places after the query: one for each small distance, then logarithmic ones up to the maximum.
 

@@ -112,6 +112,19 @@ class Shifted(Mask):
         return self.mask(batch, head, query + self.by, key)
 
 
+@dataclass(frozen=True, eq=False)
+class Picked(Mask):
+    """A mask for some heads, queries and keys alone, picked by their indices."""
+
+    mask: Mask
+    heads: Int[Tensor, " h"]
+    queries: Int[Tensor, " t"]
+    keys: Int[Tensor, " s"]
+
+    def __call__(self, batch: Index, head: Index, query: Index, key: Index) -> Visible:
+        return self.mask(batch, self.heads[head], self.queries[query], self.keys[key])
+
+
 def visible(mask: Mask, shape: tuple[int, int, int, int], device: torch.device) -> Bool[Tensor, "#B #H T S"]:
     """Evaluate `mask` for a whole (B, H, T, S); batch entries and heads that it doesn't tell apart share one map.
 

@@ -7,8 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kqv.attention.attend import attend
+from kqv.attention.longformer import Longformer
 from kqv.attention.masks import MaskLike
 from kqv.attention.result import AttentionResult
+from kqv.attention.variants import Variant
 from kqv.errors import InputError
 
 
@@ -47,6 +49,8 @@ def multi_head(
     mask: MaskLike = "none",
     bias: Float[Tensor, "..."] | None = None,
     scale: float | None = None,
+    attention: Variant | None = None,
+    weights: bool = True,
 ) -> MultiHeadResult:
     """Self-attention of `x` [n, W], or cross-attention of `x` to `context` [m, C]; the rest as for `attend`.
 
@@ -57,7 +61,10 @@ def multi_head(
     q = split_heads(x @ projections.w_q, num_heads)
     k = split_heads(source @ projections.w_k, num_heads)
     v = split_heads(source @ projections.w_v, num_heads)
-    result = attend(q, k, v, mask=mask, bias=bias, scale=scale)
+    if context is not None and isinstance(attention, Longformer):
+        message = "longformer's window is of one sequence, so it can't be that of x on a context"
+        raise InputError(f"{message}; leave context out, or take linformer or performer", ("attention", "kind"))
+    result = attend(q, k, v, mask=mask, bias=bias, scale=scale, attention=attention, weights=weights)
     return MultiHeadResult(q, k, v, result, join_heads(result.output) @ projections.w_o)
 
 
