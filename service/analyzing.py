@@ -9,7 +9,6 @@ from service.dependencies import Service
 from service.encoding import Form
 from service.generating import complete
 from service.reading import size_up
-from service.stages import Stages
 from service.threads import run_off_loop
 
 
@@ -29,14 +28,14 @@ class Analyzed:
         return {"sequences": len(self.analyses), "tokens": self.tokens}
 
 
-async def analyze(
-    read: Callable[[], list[Job]], model: Model, form: Form, service: Service, caller: Caller, stages: Stages
-) -> Analyzed:
+async def analyze(read: Callable[[], list[Job]], model: Model, form: Form, service: Service, caller: Caller) -> Analyzed:
     """Run the jobs that `read` makes of a request. Raises what it raises, `AnswerTooLargeError`, and as `Caller.wait_for` does."""
+    stages = caller.stages
     with stages.measure("tokenize"):
         jobs = await run_off_loop(caller.request.state.is_long, read)
     jobs, written = await complete(jobs, model, service.batcher, caller)
     asked = size_up(jobs, model, form, service.settings)
+    stages.amounts_to(model.id, len(jobs), sum(asked.tokens), sum(job.sequence.truncated > 0 for job in jobs))
     done = await caller.wait_for(service.batcher.submit(model.analyze_jobs, asked.jobs, asked.tokens))
     stages.took([[*before, each] for before, each in zip(written, done, strict=True)])
     is_large = asked.answer_bytes > service.settings.inline_encode_bytes

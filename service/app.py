@@ -4,17 +4,25 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
 
+from service.auth import Admit, Keys, describe_keys
 from service.batching import Batcher, Limits
 from service.dependencies import Service
 from service.errors import add_handlers
-from service.middleware import RequestMiddleware
+from service.logs import log_request
+from service.metrics import Metrics
+from service.middleware import Bound, Observe, Shield
 from service.models import Models
 from service.openapi import describe
-from service.routes import analyze, attend, generate, health, models, tokenize
+from service.routes import analyze, attend, generate, health, metrics, models, tokenize
 from service.settings import Settings
 
 DESCRIPTION = """\
@@ -30,10 +38,14 @@ TAGS = [
 ]
 
 
+ROUTERS = (analyze.router, attend.router, generate.router, tokenize.router, models.router, health.router, metrics.router)
+CORS_HEADERS = ("Authorization", "Content-Type", "X-Request-Id", "X-Request-Timeout-Ms", "Traceparent", "Tracestate")
+CORS_EXPOSED = ("X-Request-Id", "Server-Timing", "Retry-After")
+
+
 def create_app(settings: Settings, served: Models) -> FastAPI:
-    """The service over some models; what it serves may be loaded later."""
-    limits = Limits(settings.max_waiting_tokens, settings.max_waiting_sequences, settings.max_batch_tokens)
-    service = Service(settings, served, Batcher(limits))
+    """The service over some models; what it serves may be loaded later. Raises `InputError` for settings that can't be followed."""
+    service = make_service(settings, served)
     app = FastAPIOffline(
         title="kqv",
         version=installed_version(),
@@ -43,12 +55,56 @@ def create_app(settings: Settings, served: Models) -> FastAPI:
         lifespan=partial(run_batcher, service.batcher),
     )
     app.state.service = service
-    app.add_middleware(RequestMiddleware)
     add_handlers(app)
-    for module in (analyze, attend, generate, tokenize, models, health):
-        app.include_router(module.router)
-    app.openapi = partial(describe, app)  # type: ignore[method-assign]
+    for router in ROUTERS:
+        app.include_router(router)
+        service.metrics.expect(router.routes)
+    add_middleware(app, service)
+    app.openapi = partial(describe_app, app, frozenset(settings.public_paths))  # type: ignore[method-assign]
     return app
+
+
+def describe_app(app: FastAPI, public: frozenset[str]) -> dict[str, Any]:
+    """The OpenAPI document."""
+    document = describe(app)
+    describe_keys(document, public)
+    return document
+
+
+def make_service(settings: Settings, served: Models) -> Service:
+    """All that outlives a request."""
+    figures = Metrics()
+    limits = Limits(settings.max_waiting_tokens, settings.max_waiting_sequences, settings.max_batch_tokens)
+    service = Service(settings, served, Batcher(limits, figures), figures)
+    figures.follow(lambda: service.batcher.load, lambda: service.ready, lambda: service.draining)
+    return service
+
+
+def add_middleware(app: FastAPI, service: Service) -> None:
+    """What surrounds the routes, from the inside out."""
+    settings, keys = service.settings, Keys(service.settings)
+    if keys.required:
+        app.add_middleware(Admit, keys=keys, settings=settings, assets=assets(app))
+    app.add_middleware(Bound, settings=settings)
+    app.add_middleware(Shield)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=CORS_HEADERS,
+            expose_headers=CORS_EXPOSED,
+        )
+    app.add_middleware(Observe, observers=(log_request, service.metrics.observe))
+
+
+def assets(app: FastAPI) -> frozenset[str]:
+    """The paths of the files that the pages are made of."""
+    mounts = [(route.path, route.app) for route in app.routes if isinstance(route, Mount)]
+    folders = [(path, Path(files.directory)) for path, files in mounts if isinstance(files, StaticFiles) and files.directory]
+    return frozenset(
+        f"{path}/{file.relative_to(folder)}" for path, folder in folders for file in folder.rglob("*") if file.is_file()
+    )
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from kqv import InputError
 from service.errors import OverloadedError, UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -27,8 +28,11 @@ Work = Callable[[Sequence[Any]], Sequence[Any]]
 class Run:
     """One trip to the device."""
 
+    started: float
+    """On the monotonic clock."""
     seconds: float
     jobs: int
+    cost: int
 
 
 class Done(NamedTuple):
@@ -58,6 +62,27 @@ class Waiting(NamedTuple):
     since: float
 
 
+class Load(NamedTuple):
+    """What the device has to do."""
+
+    waiting: int
+    running: int
+    waiting_cost: int
+
+
+class Watcher:
+    """Is told what happens, on the thread where it happens; this one doesn't care."""
+
+    def ran(self, run: Run, largest: int) -> None:
+        """A batch was done, whose largest job cost so much."""
+
+    def failed(self) -> None:
+        """A job failed by itself, and not for what was asked."""
+
+    def cancelled(self, stage: str, jobs: int) -> None:
+        """So many jobs were given up while they were in this stage: `queue` or `forward`."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """How much may wait, and how much goes to the device at once."""
@@ -70,8 +95,10 @@ class Limits:
 class Batcher:
     """A queue, and the one thread that uses the device. It belongs to the event loop that starts it."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, watcher: Watcher | None = None) -> None:
         self._limits = limits
+        self._watcher = watcher or Watcher()
+        self._running = 0
         self._changed = threading.Condition()
         self._queue: list[Waiting] = []
         self._closing = False
@@ -108,6 +135,12 @@ class Batcher:
             self._changed.notify()
         return [entry.future for entry in entries]
 
+    @property
+    def load(self) -> Load:
+        """What waits and runs at the moment."""
+        with self._changed:
+            return Load(len(self._queue), self._running, sum(entry.cost for entry in self._queue))
+
     def _seconds_for(self, cost: int) -> int:
         """How long the device will take for so much, judged by what it did before."""
         return max(1, math.ceil(cost / self._cost_per_s)) if self._cost_per_s else 1
@@ -121,10 +154,14 @@ class Batcher:
         """Wait for a batch and run it; false once there will be none. A frame of its own, so that no result outlives its batch."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing)
-            batch, self._queue = next_batch(self._queue, self._limits.batch_cost)
+            queued = len(self._queue)
+            batch, rest = next_batch(self._queue, self._limits.batch_cost)
+            self._queue, self._running = rest, len(batch)
             more = bool(self._queue) or not self._closing
+        self._watcher.cancelled("queue", queued - len(batch) - len(rest))
         if batch:
             self._run(batch)
+            self._running = 0
         return more
 
     def _run(self, batch: list[Waiting]) -> None:
@@ -132,10 +169,12 @@ class Batcher:
         started = time.monotonic()
         try:
             results = batch[0].work([entry.job for entry in batch])
-            run = Run(time.monotonic() - started, len(batch))
+            run = Run(started, time.monotonic() - started, len(batch), sum(entry.cost for entry in batch))
             outcomes = [Done(result, started - entry.since, run) for entry, result in zip(batch, results, strict=True)]
         except Exception as error:
             if len(batch) == 1:
+                if not isinstance(error, InputError):
+                    self._watcher.failed()
                 self._settle(batch, [error])
                 return
             logger.warning("a batch of %d failed, and is tried again in halves: %r", len(batch), error)
@@ -143,7 +182,9 @@ class Batcher:
             self._run(batch[:half])
             self._run(batch[half:])
             return
-        self._measure(sum(entry.cost for entry in batch), run.seconds)
+        self._measure(run.cost, run.seconds)
+        self._watcher.ran(run, max(entry.cost for entry in batch))
+        self._watcher.cancelled("forward", sum(entry.future.cancelled() for entry in batch))
         self._settle(batch, [self._go_on(entry, done) for entry, done in zip(batch, outcomes, strict=True)])
 
     def _go_on(self, entry: Waiting, done: Done) -> Done:

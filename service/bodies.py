@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from service.errors import BodyTooLargeError, FieldError, InvalidError, Location, MalformedError, MediaTypeError
 from service.settings import Settings
-from service.tensor_file import read_file
+from service.tensor_file import header_of, read_file
 from service.threads import run_off_loop
 from service.wire import TAGS
 
@@ -25,7 +25,8 @@ MAX_ERRORS = 100
 WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """The encodings of bodies that are unpacked, and what zlib calls them."""
 
-Parse = Callable[[type[BaseModel], bytes], BaseModel]
+Parse = Callable[[type[BaseModel], bytes, int], BaseModel]
+"""Makes a model of a body, which holds no more than so many values."""
 
 
 class ParsedRequest(Request):
@@ -42,23 +43,34 @@ class ParsedRequest(Request):
         return self._content
 
 
-def parse_json(model: type[BaseModel], body: bytes) -> BaseModel:
+def parse_json(model: type[BaseModel], body: bytes, max_values: int) -> BaseModel:
     """The model that the JSON holds. The parser itself refuses nesting deeper than 200, before it builds anything.
 
-    Raises `MalformedError` for what is not JSON, `InvalidError` for what is not the model.
+    Raises `MalformedError` for what is not JSON, `InvalidError` for what is not the model, `BodyTooLargeError` for too many values.
     """
+    check_values(body, max_values)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
         raise refusal(error) from None
 
 
-def parse_file(model: type[BaseModel], body: bytes) -> BaseModel:
+def parse_file(model: type[BaseModel], body: bytes, max_values: int) -> BaseModel:
     """The model that a file of tensors holds. Raises as `parse_json` does, and `InputError` for a tensor without a place."""
+    check_values(header_of(body), max_values)
     try:
         return model.model_validate(read_file(body))
     except ValidationError as error:
         raise refusal(error) from None
+
+
+def check_values(body: bytes, limit: int) -> None:
+    """Raise `BodyTooLargeError` for JSON of more values than `limit`, before any is built: 3 bytes of `[],` become 64 in memory.
+
+    Every value but the first follows a comma or an opening bracket; those within texts count too, which is of no account.
+    """
+    if len(body) > limit and body.count(b",") + body.count(b"[") + body.count(b"{") > limit:
+        raise BodyTooLargeError(limit, "values")
 
 
 class JsonRoute(APIRoute):
@@ -76,7 +88,9 @@ class JsonRoute(APIRoute):
         async def parse_and_answer(request: Request) -> Response:
             parse = choose_parser(request, self.parsers)
             body = await read_body(request)
-            return await answer(ParsedRequest(request, await run_off_loop(request.state.is_long, parse, model, body)))
+            max_values = request.app.state.service.settings.max_json_values
+            parsed = await run_off_loop(request.state.is_long, parse, model, body, max_values)
+            return await answer(ParsedRequest(request, parsed))
 
         return parse_and_answer
 
@@ -100,30 +114,26 @@ def choose_parser(request: Request, parsers: Mapping[str, Parse]) -> Parse:
 async def read_body(request: Request) -> bytes:
     """The whole body, unpacked; whether it is long is noted in the request's state, for those who work on it next.
 
-    Raises `BodyTooLargeError` as soon as it is known to be longer than allowed, packed or not, `MediaTypeError` for an unknown
+    Raises `BodyTooLargeError` for one that is longer than allowed when it is unpacked, `MediaTypeError` for an unknown
     encoding, `MalformedError` for a broken one.
     """
     settings: Settings = request.app.state.service.settings
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in {"identity", *WINDOWS}:
         raise MediaTypeError(f"a body's Content-Encoding is {' or '.join(WINDOWS)}, or there is none; not {encoding}")
-    body = await receive_body(request, settings.max_body_bytes)
+    body = await receive_body(request)
     if encoding in WINDOWS:
         body = await asyncio.to_thread(inflate, body, encoding, settings.max_body_bytes)
+        request.state.hold(len(body))
     request.state.is_long = len(body) > settings.inline_read_bytes
     return body
 
 
-async def receive_body(request: Request, limit: int) -> bytes:
-    """The body as it is sent. Raises `BodyTooLargeError` by what it declares or holds."""
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limit:
-        raise BodyTooLargeError(limit)
+async def receive_body(request: Request) -> bytes:
+    """The body as it is sent, within the bounds that the middleware sets."""
     body = bytearray()  # and no list of chunks: there may be millions of them, of a byte each
     async for chunk in request.stream():
         body += chunk
-        if len(body) > limit:
-            raise BodyTooLargeError(limit)
     return bytes(body)
 
 

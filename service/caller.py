@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from service.errors import ClientGoneError, DeadlineError
+from service.stages import Stages
 
 T = TypeVar("T")
 
@@ -21,6 +22,12 @@ class Caller:
     timeout_ms: int
     deadline: float
     """On the event loop's clock."""
+
+    @property
+    def stages(self) -> Stages:
+        """What becomes of the request."""
+        stages: Stages = self.request.state.stages
+        return stages
 
     async def wait_for(self, futures: Sequence[asyncio.Future[T]]) -> list[T]:
         """All the results, in order; when one fails, or the caller stops waiting, the others are cancelled.

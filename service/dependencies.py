@@ -8,6 +8,7 @@ from fastapi import Depends, Header, Request
 
 from service.batching import Batcher
 from service.caller import Caller
+from service.metrics import Metrics
 from service.models import Models
 from service.settings import Settings
 
@@ -19,8 +20,14 @@ class Service:
     settings: Settings
     models: Models
     batcher: Batcher
+    metrics: Metrics
     draining: bool = False
     """About to stop: requests are still taken, but no new ones should be sent here."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests should be sent here."""
+        return self.models.ready and not self.draining
 
 
 # Coroutines, although they await nothing: FastAPI would run plain functions in a thread, which takes longer than they do.

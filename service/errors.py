@@ -2,16 +2,20 @@
 
     ServiceError
     ├── MalformedError          400     the body is not what it is said to be
+    ├── UnauthorizedError       401     no key, or one that doesn't fit
     ├── UnknownModelError       404
     ├── NotAcceptableError      406     no form of the answer that the caller takes
+    ├── SlowBodyError           408
     ├── BodyTooLargeError       413
     ├── AnswerTooLargeError     413     refused before it is computed
     ├── MediaTypeError          415
     ├── InvalidError            422     well formed, but a field is wrong; names each of them
+    ├── HeadersTooLargeError    431
     ├── ClientGoneError         499     nobody is left to read the answer
     ├── DeadlineError           504
     └── RetryLaterError                 with Retry-After
         ├── OverloadedError     429     the queue is full
+        ├── KeyBusyError        429     the key has too many requests under way
         └── UnavailableError    503     loading or draining
 
 The engine's `InputError` is rendered as an `InvalidError`. starlette's `HTTPException` (unknown route or method) keeps its status.
@@ -43,6 +47,11 @@ class ServiceError(Exception):
     status: ClassVar[int]
     title: ClassVar[str]
 
+    @classmethod
+    def reason(cls) -> str:
+        """The title as a word for programs, such as `body_too_large`."""
+        return cls.title.lower().replace(" ", "_")
+
     @property
     def headers(self) -> Mapping[str, str]:
         """Headers that the answer needs beside the document."""
@@ -53,6 +62,16 @@ class MalformedError(ServiceError):
     """The body is not what it is said to be: JSON, a file of tensors, compressed."""
 
     status, title = 400, "Malformed body"
+
+
+class UnauthorizedError(ServiceError):
+    """There is no key, or none that the service knows."""
+
+    status, title = 401, "Unauthorized"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"www-authenticate": "Bearer"}
 
 
 class UnknownModelError(ServiceError):
@@ -70,13 +89,26 @@ class NotAcceptableError(ServiceError):
     status, title = 406, "Not acceptable"
 
 
+class SlowBodyError(ServiceError):
+    """The body didn't come in time."""
+
+    status, title = 408, "Body too slow"
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(f"the body took longer than {limit_s:g} s to come; send it in one go")
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"connection": "close"}  # or the rest of it would be awaited still
+
+
 class BodyTooLargeError(ServiceError):
-    """The body is longer than the service reads."""
+    """The body is longer, or holds more, than the service reads."""
 
     status, title = 413, "Body too large"
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"the body is longer than {limit} bytes; send less at once, or tensors as base64 instead of nested lists")
+    def __init__(self, limit: int, unit: str = "bytes") -> None:
+        super().__init__(f"the body is longer than {limit} {unit}; send less at once, or tensors as base64 instead of nested lists")
 
 
 class AnswerTooLargeError(ServiceError):
@@ -111,6 +143,12 @@ class InvalidError(ServiceError):
         self.errors = errors
 
 
+class HeadersTooLargeError(ServiceError):
+    """There are more headers than the service reads."""
+
+    status, title = 431, "Headers too large"
+
+
 class ClientGoneError(ServiceError):
     """The client closed the connection; the status is for the log alone."""
 
@@ -142,6 +180,12 @@ class OverloadedError(RetryLaterError):
     """More is waiting already than the service lets wait."""
 
     status, title = 429, "Overloaded"
+
+
+class KeyBusyError(RetryLaterError):
+    """The key has as many requests under way as it may have."""
+
+    status, title = 429, "Too many requests of this key"
 
 
 class UnavailableError(RetryLaterError):
@@ -209,7 +253,8 @@ def to_service_error(error: Exception) -> Exception:
 
 async def handle(request: Request, error: Exception) -> Response:
     """The one handler."""
-    return problem(to_service_error(error), request.scope)
+    request.state.exchange.error = told = to_service_error(error)
+    return problem(told, request.scope)
 
 
 def add_handlers(app: FastAPI) -> None:

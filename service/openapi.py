@@ -10,13 +10,13 @@ from service.answers import Problem
 FILE = {"schema": {"type": "string", "format": "binary"}}
 """The safetensors format, of which OpenAPI knows only that it is bytes."""
 
-PROBLEMS_OF_BODIES = (400, 413, 415, 422)
-PROBLEMS_OF_WORK = (*PROBLEMS_OF_BODIES, 429, 503, 504)
+PROBLEMS_OF_BODIES = (400, 408, 413, 415, 422, 429)
+PROBLEMS_OF_WORK = (*PROBLEMS_OF_BODIES, 503, 504)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The problem documents that a route may answer with."""
-    return {status: {"model": Problem} for status in (*statuses, 500)}
+    return {status: {"model": Problem} for status in (*statuses, 431, 500)}
 
 
 def tensor_file(others: dict[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:

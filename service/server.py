@@ -14,6 +14,7 @@ import kqv
 from kqv import KqvError, Model
 from service.app import create_app
 from service.dependencies import Service
+from service.logs import configure
 from service.models import Models
 from service.settings import Settings
 
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 def serve(settings: Settings) -> None:
     """Serve until told to stop; raises `SystemExit` where the models can't be loaded."""
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure(settings)
     app = create_app(settings, Models(lambda: [read_model(name, settings) for name in settings.models]))
     config = uvicorn.Config(
         app,

@@ -1,14 +1,16 @@
 """The environment, read once: every setting is a variable `KQV_<NAME>`, with its unit in its name."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kqv.store import DEFAULT_STORE
 
 MIB = 1 << 20
+ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
 
 
 def split_commas(value: object) -> object:
@@ -18,16 +20,28 @@ def split_commas(value: object) -> object:
     return value
 
 
+def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    """Raise `ValueError` for anything but the origin of a page, as browsers send it."""
+    for origin in origins:
+        if not ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin!r} is no origin; it looks like https://example.org or http://localhost:3000")
+    return origins
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_commas)]
+
+
 class Settings(BaseSettings):
     """How the service runs. The docstring under each field is its help."""
 
-    model_config = SettingsConfigDict(env_prefix="KQV_", use_attribute_docstrings=True, frozen=True)
+    # What stands in a wrong setting may be a secret.
+    model_config = SettingsConfigDict(env_prefix="KQV_", use_attribute_docstrings=True, frozen=True, hide_input_in_errors=True)
 
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for all."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 for any free one."""
-    models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_commas)] = Field(default=("minilm",), min_length=1)
+    models: Names = Field(default=("minilm",), min_length=1)
     """Models to load, by pulled name or by directory, separated by commas; the first one is the default."""
     store: Path = DEFAULT_STORE
     """Where pulled models are kept."""
@@ -37,6 +51,34 @@ class Settings(BaseSettings):
     """Type of the weights in memory."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads that compute together; torch's own choice without it."""
+    api_keys: SecretStr | None = None
+    """Keys that are let in, as NAME:KEY or NAME:sha256:DIGEST, separated by commas; with neither these nor a file, everyone is."""
+    api_keys_file: Path | None = None
+    """A file of such keys, one a line; it is read again when it changes."""
+    public_paths: Names = (
+        "/livez",
+        "/readyz",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/docs",
+        "/redoc",
+        "/openapi.json",
+    )
+    """Paths that GET and HEAD may see without a key, each exactly; a page's own scripts and styles need none either."""
+    max_key_requests: int = Field(default=256, ge=1)
+    """Requests of one key that may be under way; a further one is answered 429."""
+    cors_origins: Annotated[Names, AfterValidator(check_origins)] = ()
+    """Origins whose pages may call the service from a browser, such as https://example.org, separated by commas."""
+    max_headers: int = Field(default=100, ge=1)
+    """Most headers of a request; one with more is answered 431."""
+    max_header_bytes: int = Field(default=32 * 1024, ge=1024)
+    """Longest request line and headers together; longer ones are answered 431."""
+    body_timeout_s: float = Field(default=30.0, gt=0)
+    """How long a body may take to come; then the request is answered 408."""
+    max_bodies_bytes: int = Field(default=256 * MIB, ge=1)
+    """Bytes of all the bodies that are being read or worked on; a request that would exceed it is answered 429."""
+    max_json_values: int = Field(default=4_000_000, ge=1)
+    """Most values, of all kinds and at all depths, in a body of JSON; one with more is answered 413."""
     max_body_bytes: int = Field(default=16 * MIB, ge=1)
     """Longest request body; a longer one is answered 413."""
     max_sequences: int = Field(default=256, ge=1)
@@ -63,5 +105,7 @@ class Settings(BaseSettings):
     """How long requests under way may take to finish after that."""
     keep_alive_s: int = Field(default=75, ge=1)
     """How long an idle connection is kept; longer than the load balancer keeps it, which must be the one to close."""
+    log_format: Literal["text", "json"] = "text"
+    """One line an event: fields as name=value, or a JSON object."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severity that is logged; one line a request is at INFO."""

@@ -57,9 +57,13 @@ def read_file(body: bytes) -> dict[str, Any]:
 
 def metadata_of(body: bytes) -> Mapping[str, str]:
     """The texts in the header of a file that has been checked."""
-    [length] = struct.unpack_from("<Q", body)
-    metadata: Mapping[str, str] = orjson.loads(memoryview(body)[8 : 8 + length]).get("__metadata__") or {}
+    metadata: Mapping[str, str] = orjson.loads(header_of(body)).get("__metadata__") or {}
     return metadata
+
+
+def header_of(body: bytes) -> bytes:
+    """The header of a file, or what would be it."""
+    return body[8 : 8 + int.from_bytes(body[:8], "little")]
 
 
 def read_rest(text: str) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def settings_table() -> str:
     rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
         default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-        rows.append(f"| `KQV_{name.upper()}` | {'' if default is None else f'`{default}`'} | {field.description} |")
+        rows.append(f"| `KQV_{name.upper()}` | {'' if default in (None, '') else f'`{default}`'} | {field.description} |")
     return "\n".join(rows)
 
 

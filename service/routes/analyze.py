@@ -13,7 +13,6 @@ from service.openapi import PROBLEMS_OF_WORK, problems, tensor_file
 from service.reading import read_analysis
 from service.requests import AnalyzeRequest
 from service.sending import PartsResponse
-from service.stages import Stages
 from service.threads import run_off_loop
 
 router = APIRouter(prefix="/v1", tags=["attention"], route_class=TensorRoute)
@@ -32,9 +31,9 @@ async def analyze(body: AnalyzeRequest, service: ServiceDependency, caller: Call
     sequence don't depend on what else is in the request, or on the server. An encoder–decoder without a `target` reads its own
     greedy text.
     """
-    form, stages = choose_form(caller.request.headers, body.encoding), Stages()
+    form, stages = choose_form(caller.request.headers, body.encoding), caller.stages
     model = service.models.get(body.model)
-    found = await run_analysis(partial(read_analysis, body, model, service.settings), model, form, service, caller, stages)
+    found = await run_analysis(partial(read_analysis, body, model, service.settings), model, form, service, caller)
     with stages.measure("encode"):
         answer = {
             "model": model.id,

@@ -13,7 +13,6 @@ from service.openapi import PROBLEMS_OF_WORK, problems, tensor_file
 from service.reading import read_attention
 from service.requests import AttendRequest
 from service.sending import PartsResponse
-from service.stages import Stages
 from service.threads import run_off_loop
 
 router = APIRouter(prefix="/v1", tags=["attention"], route_class=TensorRoute, dependencies=[Depends(check_ready)])
@@ -31,9 +30,10 @@ async def attend(body: AttendRequest, service: ServiceDependency, caller: Caller
     scores = Q·Kᵀ, scaled_scores = scores · scale + bias, weights = softmax(scaled_scores), head_outputs = weights · V,
     output = Concat(head_outputs) · W_O. Give `q`, `k` and `v`, or vectors `x` with `num_heads` and the projections.
     """
-    form, stages = choose_form(caller.request.headers, body.encoding), Stages()
+    form, stages = choose_form(caller.request.headers, body.encoding), caller.stages
     with stages.measure("tokenize"):
         asked = await run_off_loop(caller.request.state.is_long, read_attention, body, form, service.settings)
+    stages.amounts_to(None, len(asked.jobs), sum(asked.tokens))
     # A partial is equal to no other, so this shares no batch: nothing would be gained, and misfits are found out only there.
     work = partial(attend_each, service.models.get(None).device)
     done = await caller.wait_for(service.batcher.submit(work, asked.jobs, asked.tokens))

@@ -44,10 +44,11 @@ async def generate(body: GenerateRequest, service: ServiceDependency, caller: Ca
     With `stream` the answer is server-sent events: a `token` for each token of each sequence, then one `done`, whose data is the
     answer without `stream`; an `error` in its place holds a problem document. All that can be refused is refused before the first.
     """
-    form, stages = choose_form_of_text(body, caller), Stages()
+    form, stages = choose_form_of_text(body, caller), caller.stages
     model = service.models.get(body.model)
     with stages.measure("tokenize"):
         asked = await run_off_loop(caller.request.state.is_long, read_generation, body, model, form, service.settings)
+    stages.amounts_to(model.id, len(asked.jobs), sum(asked.tokens))
     is_large = asked.answer_bytes > service.settings.inline_encode_bytes
     writer = Writer(model, asked.jobs, asked.tokens, service.batcher)
     if body.stream:
@@ -90,6 +91,7 @@ def answer_fields(writer: Writer, stages: Stages) -> dict[str, Any]:
     """The answer by its fields."""
     generated = [writer.model.finish(generation) for generation in writer.generations]
     new_tokens = sum(len(each.token_ids) for each in generated)
+    stages.amounts_to(writer.model.id, len(generated), writer.prompt_tokens + new_tokens)
     return {
         "model": writer.model.id,
         "results": [generated_fields(each) for each in generated],

@@ -9,6 +9,7 @@ from service.encoding import encode
 from service.openapi import PROBLEMS_OF_BODIES, problems
 from service.reading import read_texts
 from service.requests import TokenizeRequest
+from service.stages import Stages
 from service.threads import run_off_loop
 
 router = APIRouter(prefix="/v1", tags=["models"], route_class=JsonRoute)
@@ -20,7 +21,10 @@ router = APIRouter(prefix="/v1", tags=["models"], route_class=JsonRoute)
 async def tokenize(body: TokenizeRequest, service: ServiceDependency, request: Request) -> Response:
     """Token ids, token strings and character offsets, with the special tokens that the model was trained with."""
     model = service.models.get(body.model)
-    results = await run_off_loop(request.state.is_long, read_texts, body, model, service.settings)
+    stages: Stages = request.state.stages
+    with stages.measure("tokenize"):
+        results = await run_off_loop(request.state.is_long, read_texts, body, model, service.settings)
     usage = {"sequences": len(results), "tokens": sum(len(result["tokens"]) for result in results)}
+    stages.amounts_to(model.id, **usage)
     answer = {"model": model.id, "results": results, "usage": usage}
     return Response(encode(answer), media_type="application/json")

@@ -70,7 +70,8 @@ def test_problems_are_declared_as_what_they_are(document: dict[str, Any]) -> Non
                 assert list(response["content"]) == ["application/problem+json"], f"{name} {status}"
                 assert response["content"]["application/problem+json"]["schema"]["$ref"].endswith("/Problem")
     work = document["paths"]["/v1/analyze"]["post"]["responses"]
-    assert set(work) == {"200", "400", "404", "406", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(work) == {"200", *"400 401 404 406 408 413 415 422 429 431 500 503 504".split()}
+    assert "401" not in document["paths"]["/livez"]["get"]["responses"]
 
 
 @pytest.mark.parametrize("route", ["analyze", "attend", "tokenize"])

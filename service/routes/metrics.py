@@ -1,0 +1,15 @@
+"""What Prometheus reads."""
+
+from fastapi import APIRouter, Response
+
+from service.dependencies import ServiceDependency
+from service.metrics import PLAIN
+from service.threads import run_off_loop
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics(service: ServiceDependency) -> Response:
+    """Every figure, in Prometheus' text format."""
+    return Response(await run_off_loop(True, service.metrics.text), headers={"content-type": PLAIN})
