@@ -1,6 +1,7 @@
 """What is refused before any route sees it, and what every answer tells a browser."""
 
 import asyncio
+import gzip
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -180,3 +181,12 @@ async def test_connections_end_when_the_process_is_about_to(model: kqv.Model) ->
         assert "connection" not in (await client.get("/livez")).headers
         app.state.service.draining = True
         assert (await client.get("/livez")).headers["connection"] == "close"
+
+
+async def test_unpacked_bodies_count_as_they_are_kept(model: kqv.Model) -> None:
+    content = gzip.compress(b'{"input": "the cat"}'.ljust(4000))
+    headers = JSON | {"content-encoding": "gzip"}
+    for limit, status in ((3000, 429), (5000, 200)):
+        async with serving(make_app(model, max_bodies_bytes=limit)) as client:
+            for _ in range(2):
+                assert (await client.post("/v1/analyze", content=content, headers=headers)).status_code == status
