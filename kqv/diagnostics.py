@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from kqv.attention.variants import Variant
+
 VERSION = 1
 
 
@@ -197,6 +199,17 @@ def diagnose(subject: Subject, names: Sequence[str], *, per_query: bool = False)
         means = torch.stack([*values.values()]).nanmean(-1)
         values = dict(zip(values, means, strict=True))
     return values | {name: of_head(subject) for name in names if (of_head := DIAGNOSTICS[name].of_head)}
+
+
+OF_SHARES = frozenset({"entropy", "normalized_entropy", "effective_tokens", "similarity"})
+"""The measures that take a query's weights for shares of a whole."""
+
+
+def defined_for(variant: Variant | None, figures: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The figures, without those that the weights of another attention than dense leave undefined: Linformer's can be negative."""
+    if variant is None or variant.distributes:
+        return figures
+    return {name: torch.full_like(figure, torch.nan) if name in OF_SHARES else figure for name, figure in figures.items()}
 
 
 def _values(subject: Subject, names: Sequence[str]) -> dict[str, Float[Tensor, "H T"]]:

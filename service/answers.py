@@ -166,8 +166,18 @@ class TokenEvent(Answer):
     """Of the tokens that this step read: all of the prompt, and afterwards the token before this one."""
 
 
+class HeadComparison(Answer):
+    """How far each head is from dense attention on the same queries, keys and values."""
+
+    output_error: list[Figure]
+    """‖O − O'‖ / ‖O'‖ over all queries, O' being dense attention's outputs; [H]."""
+    weight_error: list[Figure]
+    """½ Σ_j |p_ij − p'_ij| as a mean over the queries; [H]."""
+
+
 class AttendAnswer(Answer):
-    """The steps of attention, each named as in the formula: H heads, n queries, m keys."""
+    """The steps of attention, each named as in the formula: H heads, n queries, m keys. Another attention than dense leaves out
+    those that it doesn't have."""
 
     q: list[Rows] | None = None
     """[H][n][d_k]."""
@@ -187,6 +197,8 @@ class AttendAnswer(Answer):
     """Concat(head_outputs) · W_O, [n][d]; without projections the heads' outputs side by side."""
     diagnostics: dict[str, list[Figure]] | None = None
     """By id, [H]; null where undefined."""
+    comparison: HeadComparison | None = None
+    """With `compare`."""
 
 
 class TokenizedText(Answer):

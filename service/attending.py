@@ -1,18 +1,23 @@
 """Attention on the caller's own tensors, as work for the device."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kqv import AttentionResult, Projections, attend, draw_projections, multi_head
-from kqv.attention.multi_head import join_heads
-from kqv.diagnostics import DEFAULT_DIAGNOSTICS, Subject, Tokens, diagnose
+from kqv import AttentionResult, InputError, Longformer, Projections, attend, compare, draw_projections, multi_head
+from kqv.attention.longformer import GlobalHeads
+from kqv.attention.multi_head import join_heads, split_heads
+from kqv.attention.variants import Variant
+from kqv.diagnostics import DEFAULT_DIAGNOSTICS, Subject, Tokens, defined_for, diagnose
 from service.requests import Step
+from service.variants import GLOBAL_PROJECTIONS
 
 PROJECTIONS = ("w_q", "w_k", "w_v", "w_o")
+MAPS: frozenset[Step] = frozenset({"scores", "scaled_scores", "weights", "diagnostics"})
+"""The steps of all pairs of tokens, or made of them."""
 Tensors = Mapping[str, Tensor]
 """A request's tensors by their fields: q, k and v, or x and what belongs to it; bias; the mask where it is spelled out."""
 
@@ -30,6 +35,8 @@ class Steps:
     """[d, H, d_v], for the measure of what a head adds."""
     same: bool
     """Whether queries and keys are the same tokens."""
+    variant: Variant | None
+    """What attended; None for dense."""
 
     def show(self, include: frozenset[Step]) -> dict[str, Any]:
         """The chosen steps, in the formula's order."""
@@ -44,7 +51,7 @@ class Steps:
             "head_outputs": attention.output,
             "output": self.output,
         }
-        shown: dict[str, Any] = {name: step for name, step in steps.items() if name in include}
+        shown: dict[str, Any] = {name: step for name, step in steps.items() if name in include and step is not None}
         if "diagnostics" in include:
             shown["diagnostics"] = self.diagnostics()
         return shown
@@ -52,9 +59,10 @@ class Steps:
     def diagnostics(self) -> dict[str, Tensor]:
         """All the measures; those that compare tokens are undefined, for there are no tokens."""
         weights, visible = self.attention.weights, self.attention.visible
-        assert weights is not None and visible is not None  # attend() keeps every step
+        assert weights is not None and visible is not None  # they are made where diagnostics are included
         tokens = Tokens(weights.shape[1], weights.shape[2], weights.device, same=self.same)
-        return diagnose(Subject(weights, visible, self.attention.output, tokens, self.w_o), DEFAULT_DIAGNOSTICS)
+        figures = diagnose(Subject(weights, visible, self.attention.output, tokens, self.w_o), DEFAULT_DIAGNOSTICS)
+        return defined_for(self.variant, figures)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,14 +75,26 @@ class Attention:
     num_heads: int
     seed: int | None
     include: frozenset[Step]
+    variant: Variant | None = None
+    """What attends; None for dense."""
+    compare: bool = False
+
+    @property
+    def needs_maps(self) -> bool:
+        """Whether anything of all pairs of tokens is shown, or has to be made."""
+        return self.variant is None or self.compare or not self.include.isdisjoint(MAPS)
 
     @torch.inference_mode()
     def run(self, device: torch.device) -> dict[str, Any]:
         """The fields of the answer. Raises `InputError` for tensors that don't fit each other."""
         given = {name: tensor.to(device) for name, tensor in self.tensors.items()}
         options = self.options | {name: given[name] for name in ("mask", "bias") if name in given}
-        steps = of_heads(given, options) if "q" in given else of_vectors(given, self.num_heads, self.seed, options)
-        return steps.show(self.include)
+        chosen = options | {"attention": self.variant, "weights": self.needs_maps}
+        steps = of_heads(given, chosen) if "q" in given else of_vectors(given, self.num_heads, self.seed, chosen)
+        shown = steps.show(self.include)
+        if self.compare:
+            shown["comparison"] = vars(compare(steps.attention, attend(steps.q, steps.k, steps.v, **options)))
+        return shown
 
 
 def attend_each(device: torch.device, jobs: Sequence[Attention]) -> list[dict[str, Any]]:
@@ -86,7 +106,8 @@ def of_heads(given: Tensors, options: Mapping[str, Any]) -> Steps:
     """Attention of `q`, `k` and `v`; where they have as many tokens, those are taken to be the same."""
     result = attend(given["q"], given["k"], given["v"], **options)
     q, k, v = (given[name] if given[name].ndim == 3 else given[name][None] for name in ("q", "k", "v"))
-    return Steps(q, k, v, result, join_heads(result.output), None, same=q.shape[1] == k.shape[1])
+    same = q.shape[1] == k.shape[1]
+    return Steps(q, k, v, result, join_heads(result.output), None, same, options["attention"])
 
 
 def of_vectors(given: Tensors, num_heads: int, seed: int | None, options: Mapping[str, Any]) -> Steps:
@@ -97,9 +118,22 @@ def of_vectors(given: Tensors, num_heads: int, seed: int | None, options: Mappin
     else:
         drawn = draw_projections(x.shape[1], num_heads, seed, None if context is None else context.shape[1])
         projections = Projections(**{name: matrix.to(x.device) for name, matrix in vars(drawn).items()})
-    result = multi_head(x, projections, num_heads, context=context, **options)
+    variant = with_global_heads(options["attention"], given, num_heads)
+    result = multi_head(x, projections, num_heads, context=context, **(dict(options) | {"attention": variant}))
     w_o = projections.w_o.unflatten(0, (num_heads, -1)).permute(2, 0, 1)
-    return Steps(result.q, result.k, result.v, result.attention, result.output, w_o, same=context is None)
+    return Steps(result.q, result.k, result.v, result.attention, result.output, w_o, context is None, variant)
+
+
+def with_global_heads(variant: Variant | None, given: Tensors, num_heads: int) -> Variant | None:
+    """Longformer with the global tokens' queries, keys and values, where there are projections of `x` to them."""
+    if not isinstance(variant, Longformer) or "w_q_global" not in given:
+        return variant
+    for name in GLOBAL_PROJECTIONS:
+        if given[name].shape[0] != given["x"].shape[1] or given[name].shape[1] % num_heads:
+            message = f"{name} is [{given['x'].shape[1]}, a multiple of {num_heads} heads], not {list(given[name].shape)}"
+            raise InputError(message, ("attention", name))
+    heads = GlobalHeads(*(split_heads(given["x"] @ given[name], num_heads) for name in GLOBAL_PROJECTIONS))
+    return replace(variant, global_heads=heads)
 
 
 @dataclass(frozen=True)
@@ -114,6 +148,10 @@ class Sizes:
     d_model: int
     drawn: int
     """Numbers in the projections that are drawn."""
+    maps: bool = True
+    """Whether the maps are made."""
+    variant: int = 0
+    """What another attention than dense holds beside them."""
 
     @property
     def map(self) -> int:
@@ -123,7 +161,7 @@ class Sizes:
     @property
     def held(self) -> int:
         """Numbers in memory at once, whatever is shown of them."""
-        return 3 * self.map + self.drawn
+        return 3 * self.map * self.maps + self.drawn + self.variant
 
     def shown(self, include: frozenset[Step]) -> int:
         """Numbers in the answer."""
@@ -142,6 +180,15 @@ class Sizes:
 
 
 def sizes_of(attention: Attention) -> Sizes:
+    """Told from the tensors, whether or not they fit each other."""
+    sizes = sizes_of_tensors(attention)
+    if attention.variant is None:
+        return sizes
+    shape = (sizes.heads, sizes.queries, sizes.keys, max(sizes.d_keys // sizes.heads, 1))
+    return replace(sizes, maps=attention.needs_maps, variant=attention.variant.held(shape))
+
+
+def sizes_of_tensors(attention: Attention) -> Sizes:
     """Told from the tensors, whether or not they fit each other."""
     given = attention.tensors
     if "q" in given:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar, cast, get_args
 
 from kqv import Generation, Input, InputError, Job, Model, Sampling, Selection, TokenSequence, UnsupportedError
+from kqv.attention.variants import Variant
 from kqv.inputs import Truncate
 from service import requests
 from service.attending import PROJECTIONS, Attention, sizes_of
@@ -11,6 +12,8 @@ from service.encoding import Form
 from service.errors import AnswerTooLargeError, Location, located
 from service.settings import Settings
 from service.tensors import booleans, floats
+from service.variants import Asked as AskedAttention
+from service.variants import check_global, read_global_projections, read_variant
 
 SMALLER_ANALYSIS = (
     'ask for weights "top" or "pooled", for fewer layers, heads or outputs, for a crop, or for fewer sequences at once'
@@ -185,14 +188,29 @@ def read_attention(body: requests.AttendRequest, form: Form, settings: Settings)
         options["mask"] = body.mask
     else:
         tensors["mask"] = booleans(body.mask, "mask")
-    include = frozenset(get_args(requests.Step) if body.include is None else body.include)
-    attention = Attention(tensors, options, body.num_heads or 1, body.seed, include)
+    variant = read_variant(body.attention)
+    tensors |= read_global_projections(body.attention)
+    include = read_include(body, variant)
+    attention = Attention(tensors, options, body.num_heads or 1, body.seed, include, variant, body.compare)
     sizes = sizes_of(attention)
     if sizes.held > settings.max_attend_numbers:
         message = f"this takes {sizes.held} numbers in memory, more than the {settings.max_attend_numbers} allowed"
-        raise AnswerTooLargeError(f"{message}; send fewer queries and keys at once, or narrower vectors")
+        smaller = "" if variant is None else f", leave maps and compare out, or make {variant.kind} smaller"
+        raise AnswerTooLargeError(f"{message}; send fewer queries and keys at once, or narrower vectors{smaller}")
     predicted = predict_bytes(sizes.shown(include), form, settings, SMALLER_ATTENTION)
     return Asked([attention], [sizes.queries + sizes.keys], predicted)
+
+
+def read_include(body: requests.AttendRequest, variant: Variant | None) -> frozenset[requests.Step]:
+    """The steps to show. Raises `InputError` for one that this attention doesn't have."""
+    if body.include is None:
+        return frozenset(get_args(requests.Step))
+    lacking = () if variant is None else ("scores",) if variant.scores_pairs else ("scores", "scaled_scores")
+    for place, step in enumerate(body.include):
+        if variant is not None and step in lacking:
+            message = f"{variant.kind} never makes {step}"
+            raise InputError(f"{message} of all pairs of tokens; leave it out, or look at the weights", ("include", place))
+    return frozenset(body.include)
 
 
 def check_form(body: requests.AttendRequest) -> None:
@@ -209,6 +227,15 @@ def check_form(body: requests.AttendRequest) -> None:
             raise InputError(f"{name} is missing; {' and '.join(heads or vectors)} can't do without it", (name,))
     if vectors and len(projections) != (4 if body.seed is None else 0):
         raise InputError("x needs all of w_q, w_k, w_v and w_o, or in place of all of them a seed", ("seed",))
+    check_global(body.attention, of_vectors=bool(vectors))
+    check_compare(body.compare, body.attention)
+
+
+def check_compare(compare: bool, attention: AskedAttention) -> None:
+    """Raise `InputError` where there is nothing to compare."""
+    if compare and attention == "dense":
+        message = "compare gives the distance of another attention from dense; name one in attention, or leave compare out"
+        raise InputError(message, ("compare",))
 
 
 def predict_bytes(numbers: int, form: Form, settings: Settings, advice: str) -> int:

@@ -9,6 +9,7 @@ from kqv.inputs import Truncate
 from kqv.selection import Output, Weights
 from service.encoding import Encoding
 from service.tensors import AttentionMask, Matrices, Matrix
+from service.variants import AttentionOfTensors
 from service.wire import IDS, LIST, OBJECT, TEXT, Items, Number, Wire, one_of, plain_form, sequence_form, unbuilt
 
 Crop = Annotated[tuple[int, int], Strict(False)]  # a list outside of JSON too, where a file of tensors has one
@@ -169,6 +170,13 @@ class AttendRequest(Wire):
             "examples": [
                 {"q": [[1, 0], [0, 1]], "k": [[1, 0], [0, 1]], "v": [[1, 2], [3, 4]], "mask": "causal"},
                 {"x": [[1, 0, 2, 0], [0, 1, 0, 2], [1, 1, 1, 1]], "num_heads": 2, "seed": 0, "include": ["weights", "output"]},
+                {
+                    "x": [[1, 0, 2, 0], [0, 1, 0, 2], [1, 1, 1, 1]],
+                    "num_heads": 2,
+                    "seed": 0,
+                    "attention": {"kind": "longformer", "window": 2},
+                    "compare": True,
+                },
             ]
         }
     )
@@ -201,8 +209,10 @@ class AttendRequest(Wire):
     """Added to the scaled scores, [n, m] or [H, n, m]."""
     scale: Number | None = None
     """Factor of the scores; 1/√d_k without it."""
-    attention: Annotated[Literal["dense"], unbuilt("dense")] = "dense"
-    """Another attention than the formula's. Only "dense" is built yet."""
+    attention: AttentionOfTensors = "dense"
+    """Another attention than the formula's: an object with its `kind` and its parameters."""
+    compare: bool = False
+    """With another attention: also its distance from dense, of outputs and of weights, a head."""
     include: Items[Step] | None = None
     """Steps to show; all without it."""
     encoding: Encoding = "lists"

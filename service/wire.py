@@ -7,8 +7,9 @@ from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 TEXT, LIST, OBJECT, BYTES = Tag("[text]"), Tag("[list]"), Tag("[object]"), Tag("[bytes]")
-IDS, ROWS, STACK = Tag("[ids]"), Tag("[rows]"), Tag("[stack]")
-TAGS = frozenset(form.tag for form in (TEXT, LIST, OBJECT, BYTES, IDS, ROWS, STACK))
+IDS, ROWS, STACK, NUMBER = Tag("[ids]"), Tag("[rows]"), Tag("[stack]"), Tag("[number]")
+LONGFORMER, LINFORMER, PERFORMER = Tag("[longformer]"), Tag("[linformer]"), Tag("[performer]")
+TAGS = frozenset(form.tag for form in (TEXT, LIST, OBJECT, BYTES, IDS, ROWS, STACK, NUMBER, LONGFORMER, LINFORMER, PERFORMER))
 """The forms that a value may have. pydantic puts them into the path of an error, where they are no part of the request."""
 
 T = TypeVar("T")

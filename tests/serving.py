@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 import kqv
+from service.answers import AttendAnswer
 from service.app import create_app
 from service.batching import Batcher
 from service.models import Models
@@ -88,3 +89,11 @@ def wait_until(condition: Callable[[], bool]) -> None:
             return
         pause.wait(0.005)
     raise AssertionError("it never came to pass")
+
+
+def attend(client: httpx.Client, **body: Any) -> Any:
+    """The answer of /v1/attend, which is as it is described."""
+    response = client.post("/v1/attend", json=body)
+    assert response.status_code == 200, response.text
+    AttendAnswer.model_validate_json(response.content, strict=True)
+    return response.json()

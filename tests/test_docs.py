@@ -64,7 +64,9 @@ def client(minilm: kqv.Model) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.mark.parametrize(("path", "body", "answer"), list(examples()), ids=[path for path, _, _ in examples()])
+@pytest.mark.parametrize(
+    ("path", "body", "answer"), list(examples()), ids=[f"{place} {path}" for place, (path, *_) in enumerate(examples())]
+)
 def test_the_requests_of_the_api_page_are_answered_as_it_shows(
     client: httpx.Client, path: str, body: str, answer: dict[str, Any]
 ) -> None:
@@ -126,7 +128,8 @@ def test_every_route_has_a_heading(client: httpx.Client) -> None:
 def test_every_field_of_a_request_is_on_the_api_page(client: httpx.Client) -> None:
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
     page = read("docs/api.md")
-    for name in ("AnalyzeRequest", "AttendRequest", "GenerateRequest", "SequenceObject"):
+    kinds = ("LongformerHeads", "LinformerAttention", "PerformerAttention")
+    for name in ("AnalyzeRequest", "AttendRequest", "GenerateRequest", "SequenceObject", *kinds):
         for field in schemas[name]["properties"]:
             assert f"`{field}`" in page, f"docs/api.md says nothing of {field} of {name}"
 

@@ -13,7 +13,7 @@ from kqv.attention.dense import repeat_heads
 from kqv.attention.drawing import gaussian, generator
 from kqv.attention.masks import Everything, Mask
 from kqv.attention.result import AttentionResult
-from kqv.errors import InputError
+from kqv.errors import InputError, UnsupportedError
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -27,6 +27,10 @@ class Linformer:
     kind: ClassVar[Literal["linformer"]] = "linformer"
     distributes: ClassVar[bool] = False
     """Whether the weights of a query are shares of a whole."""
+    scores_pairs: ClassVar[bool] = False
+    """Whether it has scores of pairs of tokens."""
+    crosses: ClassVar[bool] = True
+    """Whether it can be the attention of one sequence to another."""
 
     rank: int | None = None
     """How many are left of all keys; given matrices say it themselves."""
@@ -72,6 +76,11 @@ class Linformer:
         """As it is in one layer of a model."""
         return self if self.share_layers else replace(self, layer=layer)
 
+    def held(self, shape: tuple[int, int, int, int]) -> int:
+        """Numbers in memory at once beside queries, keys, values and maps."""
+        heads, queries, keys, width = shape
+        return heads * self.left * (queries + 2 * keys + 2 * width)
+
     def check(self, shape: tuple[int, int, int, int], mask: Mask, biased: bool) -> None:
         """Raise `InputError` where this attention can't serve a call of such heads, queries, keys and width."""
         heads, _, keys, _ = shape
@@ -82,7 +91,7 @@ class Linformer:
             )
         if biased:
             message = "linformer's scores are of mixed keys, to which no bias of single ones can be added"
-            raise InputError(f"{message}; leave it out, or take longformer", ("bias",))
+            raise UnsupportedError(f"{message}; leave it out, or take longformer", ("bias",))
         for name, matrix in (("e", self.e), ("f", self.f)):
             if matrix is not None and matrix.shape[-1] != keys:
                 message = f"{name} is {list(matrix.shape)}, which is for {matrix.shape[-1]} keys, and there are {keys}"

@@ -16,18 +16,30 @@ from kqv.attention.biases import Bias, PickedBias
 from kqv.attention.dense import dense, repeat_heads
 from kqv.attention.masks import Everything, Index, Mask, Picked, Visible
 from kqv.attention.result import AttentionResult
-from kqv.errors import InputError
+from kqv.errors import InputError, UnsupportedError
 
 BLOCK = 128
 """Queries that are attended for at once: enough for the matrix product, few enough for the cache."""
 
 
 class GlobalHeads(NamedTuple):
-    """Queries, keys and values of all tokens by the second projections, by which the global tokens look."""
+    """Queries, keys and values of all tokens by the second projections, by which the global tokens look: each of the shape that
+    they have by the first ones, [T, D] of one head, [H, T, D] or [B, H, T, D]."""
 
-    q: Float[Tensor, "B H T D"]
-    k: Float[Tensor, "B G T D"]
-    v: Float[Tensor, "B G T E"]
+    q: Float[Tensor, "..."]
+    k: Float[Tensor, "..."]
+    v: Float[Tensor, "..."]
+
+    def beside(self, *local: Float[Tensor, "B _ T _"]) -> "GlobalHeads":
+        """These for as many heads as there are queries of. Raises `InputError` unless they are of the shapes of the local ones."""
+        lifted = [given[(None,) * (4 - given.ndim)].to(like.device) for given, like in zip(self, local, strict=True)]
+        for name, given, like in zip(self._fields, lifted, local, strict=True):
+            if given.shape != like.shape or not given.isfinite().all():
+                message = (
+                    f"global_{name} is finite numbers of the shape of {name}, {list(like.shape[-3:])}, not {list(given.shape[-3:])}"
+                )
+                raise InputError(message, ("attention", f"global_{name}"))
+        return GlobalHeads(*(repeat_heads(given, local[0].shape[1]) for given in lifted))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -43,9 +55,13 @@ class Longformer:
     kind: ClassVar[Literal["longformer"]] = "longformer"
     distributes: ClassVar[bool] = True
     """Whether the weights of a query are shares of a whole."""
+    scores_pairs: ClassVar[bool] = True
+    """Whether it has scores of pairs of tokens."""
+    crosses: ClassVar[bool] = False
+    """Whether it can be the attention of one sequence to another."""
 
-    window: int
-    """Even, as in the paper and in transformers: half of it to either side."""
+    window: int | None = None
+    """Even, as in the paper and in transformers: half of it to either side. None is for a model that has windows of its own."""
     dilation: int | tuple[int, ...] = 1
     """Only every so manieth token is in the window, which reaches so much further: the same for all heads, or one a head."""
     global_tokens: tuple[int, ...] = ()
@@ -54,12 +70,8 @@ class Longformer:
     """How the global tokens look; without it by the same queries, keys and values as all others."""
 
     def __post_init__(self) -> None:
-        if self.window < 1:
-            raise InputError(f"a window of {self.window} sees nothing around a token; take 2 or more", ("attention", "window"))
-        if self.window % 2:
-            even = f"{self.window - 1} or {self.window + 1}" if self.window > 1 else "2"
-            message = f"the window is even, half of it to either side of a token; take {even}, not {self.window}"
-            raise InputError(message, ("attention", "window"))
+        if self.window is not None:
+            check_window(self.window)
         if min(self.dilation if isinstance(self.dilation, tuple) else (self.dilation,), default=1) < 1:
             message = f"a dilation is 1 or more, 1 for neighbours, not {self.dilation}"
             raise InputError(message, ("attention", "dilation"))
@@ -68,12 +80,24 @@ class Longformer:
         """The same in every layer."""
         return self
 
+    def held(self, shape: tuple[int, int, int, int]) -> int:
+        """Numbers in memory at once beside queries, keys, values and maps: those of one block."""
+        heads, queries, keys, _ = shape
+        return heads * min(BLOCK, queries) * min(BLOCK + 2 * self.side, keys)
+
+    @property
+    def side(self) -> int:
+        """How many neighbours a token sees to either side."""
+        if self.window is None:
+            raise InputError("window is missing; only a Longformer checkpoint has windows of its own", ("attention", "window"))
+        return self.window // 2
+
     def check(self, shape: tuple[int, int, int, int], mask: Mask, biased: bool) -> None:
         """Raise `InputError` where this attention can't serve a call of such heads, queries, keys and width."""
         heads, queries, keys, _ = shape
         if queries != keys:
             message = f"longformer's window needs queries and keys of one sequence, not {queries} queries and {keys} keys"
-            raise InputError(f"{message}; linformer and performer serve cross-attention", ("attention", "kind"))
+            raise UnsupportedError(f"{message}; linformer and performer serve cross-attention", ("attention", "kind"))
         self.check_dilation(heads)
         self.check_reach(keys)
         for place, index in enumerate(self.global_tokens):
@@ -89,7 +113,7 @@ class Longformer:
     def check_reach(self, keys: int) -> None:
         """A window may go past the ends of the sequence from every token, but not past its whole length."""
         widest = max(self.dilation) if isinstance(self.dilation, tuple) else self.dilation
-        reach = self.window // 2 * widest
+        reach = self.side * widest
         if reach > keys:
             most = f"at most {2 * (keys // widest)} with this dilation" if keys >= widest else "a smaller dilation"
             message = f"the window reaches {reach} tokens to either side, beyond the sequence of {keys}; take {most}"
@@ -115,11 +139,11 @@ class Longformer:
         canvas = Canvas(q, v, weights)
         local = GlobalHeads(q, repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1]))
         for heads, dilation in self.head_groups(q.shape[1], q.device):
-            within = mask & Sliding(self.window // 2 * dilation, dilation, is_global)
-            for rows, keys in blocks(is_global, self.window // 2, dilation):
+            within = mask & Sliding(self.side * dilation, dilation, is_global)
+            for rows, keys in blocks(is_global, self.side, dilation):
                 canvas.attend(local, heads, rows, torch.cat((global_tokens, keys)), within, bias, scale)
         everywhere = torch.arange(q.shape[2], device=q.device)
-        wide = local if self.global_heads is None else GlobalHeads(*(repeat_heads(each, q.shape[1]) for each in self.global_heads))
+        wide = local if self.global_heads is None else self.global_heads.beside(q, k, v)
         for rows in global_tokens.split(BLOCK):
             canvas.attend(wide, torch.arange(q.shape[1], device=q.device), rows, everywhere, mask, bias, scale)
         return canvas.result()
@@ -187,3 +211,13 @@ class Canvas:
 
     def result(self) -> AttentionResult:
         return AttentionResult(output=self.output, logsumexp=self.logsumexp, **self.maps)
+
+
+def check_window(window: int) -> None:
+    """Raise `InputError` for what can't be split in two sides."""
+    if window < 1:
+        raise InputError(f"a window of {window} sees nothing around a token; take 2 or more", ("attention", "window"))
+    if window % 2:
+        even = f"{window - 1} or {window + 1}" if window > 1 else "2"
+        message = f"the window is even, half of it to either side of a token; take {even}, not {window}"
+        raise InputError(message, ("attention", "window"))

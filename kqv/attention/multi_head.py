@@ -7,11 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kqv.attention.attend import attend
-from kqv.attention.longformer import Longformer
 from kqv.attention.masks import MaskLike
 from kqv.attention.result import AttentionResult
 from kqv.attention.variants import Variant
-from kqv.errors import InputError
+from kqv.errors import InputError, UnsupportedError
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +60,9 @@ def multi_head(
     q = split_heads(x @ projections.w_q, num_heads)
     k = split_heads(source @ projections.w_k, num_heads)
     v = split_heads(source @ projections.w_v, num_heads)
-    if context is not None and isinstance(attention, Longformer):
-        message = "longformer's window is of one sequence, so it can't be that of x on a context"
-        raise InputError(f"{message}; leave context out, or take linformer or performer", ("attention", "kind"))
+    if context is not None and attention is not None and not attention.crosses:
+        message = f"{attention.kind} is the attention of one sequence to itself, and can't be that of x to a context"
+        raise UnsupportedError(f"{message}; leave context out, or take linformer or performer", ("attention", "kind"))
     result = attend(q, k, v, mask=mask, bias=bias, scale=scale, attention=attention, weights=weights)
     return MultiHeadResult(q, k, v, result, join_heads(result.output) @ projections.w_o)
 

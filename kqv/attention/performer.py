@@ -22,7 +22,7 @@ from kqv.attention.dense import repeat_heads
 from kqv.attention.drawing import generator, orthogonal
 from kqv.attention.masks import Causal, Everything, Mask, visible
 from kqv.attention.result import AttentionResult
-from kqv.errors import InputError
+from kqv.errors import InputError, UnsupportedError
 
 CHUNK = 128
 """Tokens whose features are made at once."""
@@ -41,6 +41,10 @@ class Performer:
     kind: ClassVar[Literal["performer"]] = "performer"
     distributes: ClassVar[bool] = True
     """Whether the weights of a query are shares of a whole."""
+    scores_pairs: ClassVar[bool] = False
+    """Whether it has scores of pairs of tokens."""
+    crosses: ClassVar[bool] = True
+    """Whether it can be the attention of one sequence to another."""
 
     features: int | None = None
     """How many; d·ln d for heads of width d if neither this nor `projection` says so."""
@@ -66,14 +70,19 @@ class Performer:
         """As it is in one layer of a model: each draws its own features."""
         return replace(self, layer=layer)
 
+    def held(self, shape: tuple[int, int, int, int]) -> int:
+        """Numbers in memory at once beside queries, keys, values and maps, those for making maps included."""
+        heads, queries, keys, width = shape
+        return self.count(width) * (heads * (min(CHUNK, queries) + keys + width) + width)
+
     def check(self, shape: tuple[int, int, int, int], mask: Mask, biased: bool) -> None:
         """Raise `InputError` where this attention can't serve a call of such heads, queries, keys and width."""
         if not isinstance(mask, Everything | Causal) or (isinstance(mask, Causal) and shape[1] != shape[2]):
             message = "performer never sees pairs of tokens: its mask is none, or causal with as many queries as keys"
-            raise InputError(f"{message}; take longformer, which takes any mask", ("mask",))
+            raise UnsupportedError(f"{message}; take longformer, which takes any mask", ("mask",))
         if biased:
             message = "performer never sees pairs of tokens, so nothing can be added to their scores"
-            raise InputError(f"{message}; leave the bias out, or take longformer", ("bias",))
+            raise UnsupportedError(f"{message}; leave the bias out, or take longformer", ("bias",))
         if self.projection is not None and self.projection.shape[1] != shape[3]:
             message = f"projection is {list(self.projection.shape)}; its rows are as wide as a head, which is {shape[3]}"
             raise InputError(message, ("attention", "projection"))

@@ -158,3 +158,20 @@ def test_a_query_that_sees_nothing_is_refused_with_weights_or_without() -> None:
     for weights in (True, False):
         with pytest.raises(kqv.InputError, match="hides every key from query 4"):
             kqv.attend(*qkv(11), mask=mask, attention=Longformer(window=4), weights=weights)
+
+
+def test_global_heads_have_the_shape_of_the_local_ones() -> None:
+    q, k, v = qkv(11)
+    lifted = kqv.attend(
+        q[0], k[0], v[0], attention=Longformer(window=2, global_tokens=(0,), global_heads=GlobalHeads(q[0], k[0], v[0]))
+    )
+    assert_close(lifted.output, Longformer(window=2, global_tokens=(0,))(q, k, v).output[0])
+    for heads, field in ((GlobalHeads(q[:, :2], k, v), "global_q"), (GlobalHeads(q, k, v * torch.inf), "global_v")):
+        with pytest.raises(kqv.InputError, match="finite numbers of the shape of") as caught:
+            Longformer(window=2, global_tokens=(0,), global_heads=heads)(q, k, v)
+        assert caught.value.location == ("attention", field)
+
+
+def test_a_window_is_missing_where_no_model_has_one() -> None:
+    with pytest.raises(kqv.InputError, match="only a Longformer checkpoint has windows of its own"):
+        Longformer(global_tokens=(0,))(*qkv(11))

@@ -2,25 +2,17 @@
 
 import base64
 import math
-from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import torch
+from serving import attend
 from torch.testing import assert_close
 
 import kqv
-from service.answers import AttendAnswer
 
 STEPS = ["q", "k", "v", "scores", "scaled_scores", "weights", "head_outputs", "output", "diagnostics"]
-
-
-def attend(client: httpx.Client, **body: Any) -> Any:
-    response = client.post("/v1/attend", json=body)
-    assert response.status_code == 200, response.text
-    AttendAnswer.model_validate_json(response.content, strict=True)
-    return response.json()
 
 
 def test_two_tokens_by_hand(client: httpx.Client) -> None:

@@ -176,7 +176,6 @@ ATTEND: dict[str, tuple[dict[str, Any], list[str | int], str]] = {
     "numbers past float32": (HEADS | {"q": [[1e39, 0.0], [0.0, 1.0]]}, ["q"], "q holds NaN or an infinity"),
     "scores past float32": (HEADS | {"q": [[1e30, 0.0], [0.0, 1.0]], "k": [[1e30, 0.0], [0.0, 1.0]]}, ["q"], "scale q and k down"),
     "unknown step": (HEADS | {"include": ["weights", "gradients"]}, ["include", 1], "'scaled_scores'"),
-    "attention not built": (HEADS | {"attention": {"kind": "performer"}}, ["attention"], "not built yet"),
 }
 
 
