@@ -38,5 +38,6 @@ async def analyze(read: Callable[[], list[Job]], model: Model, form: Form, servi
     stages.amounts_to(model.id, len(jobs), sum(asked.tokens), sum(job.sequence.truncated > 0 for job in jobs))
     done = await caller.wait_for(service.batcher.submit(model.analyze_jobs, asked.jobs, asked.tokens))
     stages.took([[*before, each] for before, each in zip(written, done, strict=True)])
-    is_large = asked.answer_bytes > service.settings.inline_encode_bytes
-    return Analyzed([each.result for each in done], sum(asked.tokens), is_large)
+    analyses = [each.result for each in done]
+    service.heads.follow(model, jobs, analyses, service.batcher)
+    return Analyzed(analyses, sum(asked.tokens), asked.answer_bytes > service.settings.inline_encode_bytes)

@@ -17,6 +17,7 @@ from service.auth import Admit, Keys, describe_keys
 from service.batching import Batcher, Limits
 from service.dependencies import Service
 from service.errors import add_handlers
+from service.heads import Heads
 from service.logs import log_request
 from service.metrics import Metrics
 from service.middleware import Bound, Observe, Shield
@@ -75,7 +76,9 @@ def make_service(settings: Settings, served: Models) -> Service:
     """All that outlives a request."""
     figures = Metrics()
     limits = Limits(settings.max_waiting_tokens, settings.max_waiting_sequences, settings.max_batch_tokens)
-    service = Service(settings, served, Batcher(limits, figures), figures)
+    heads = Heads(settings, served)
+    figures.registry.register(heads)
+    service = Service(settings, served, Batcher(limits, figures), figures, heads)
     figures.follow(lambda: service.batcher.load, lambda: service.ready, lambda: service.draining)
     return service
 

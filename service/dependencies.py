@@ -8,6 +8,7 @@ from fastapi import Depends, Header, Request
 
 from service.batching import Batcher
 from service.caller import Caller
+from service.heads import Heads
 from service.metrics import Metrics
 from service.models import Models
 from service.settings import Settings
@@ -21,6 +22,7 @@ class Service:
     models: Models
     batcher: Batcher
     metrics: Metrics
+    heads: Heads
     draining: bool = False
     """About to stop: requests are still taken, but no new ones should be sent here."""
 

@@ -71,6 +71,8 @@ class Server(uvicorn.Server):
             self.failed = self.should_exit = True
             return
         torch.set_num_threads(1)  # here, and in every thread from now on
+        if unserved := self.service.heads.unserved:
+            logger.warning("KQV_HEAD_METRICS names models that aren't served: %s", ", ".join(unserved))
         logger.info("loaded %s in %.1f s", ", ".join(model.id for model in self.service.models.all()), time.monotonic() - started)
 
     def _load_on_device(self, jobs: Sequence[None]) -> Sequence[None]:

@@ -105,6 +105,10 @@ class Settings(BaseSettings):
     """How long requests under way may take to finish after that."""
     keep_alive_s: int = Field(default=75, ge=1)
     """How long an idle connection is kept; longer than the load balancer keeps it, which must be the one to close."""
+    head_metrics: Names = ()
+    """Diagnostics that are shown as metrics of every head, as MODEL/MEASURE, such as minilm/entropy, separated by commas."""
+    head_metrics_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the sequences asked for without those diagnostics that are measured for the metrics alone, while nothing waits."""
     log_format: Literal["text", "json"] = "text"
     """One line an event: fields as name=value, or a JSON object."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

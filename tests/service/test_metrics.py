@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from prometheus_client.parser import text_string_to_metric_families
+from scraping import Series, read_metrics, series
 from serving import busy_device, listening, make_app, serving, until_waiting, wait_until
 from tools import promtool
 
@@ -18,24 +18,6 @@ from service.metrics import BYTES, SECONDS, STAGE_SECONDS, reasons
 
 pytestmark = pytest.mark.anyio
 BODY = {"input": "the cat", "weights": "none"}
-Series = dict[str, float]
-
-
-def series(text: str) -> Series:
-    """Every sample by its name and labels, as the text has them."""
-    found = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
-            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
-    return found
-
-
-async def read(client: httpx.AsyncClient) -> Series:
-    response = await client.get("/metrics")
-    assert response.status_code == 200
-    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    return series(response.text)
 
 
 def own(figures: Series) -> Series:
@@ -45,7 +27,7 @@ def own(figures: Series) -> Series:
 async def test_every_series_is_there_at_zero_from_the_start(model: kqv.Model) -> None:
     app = make_app(model)
     async with serving(app) as client:
-        figures = own(await read(client))
+        figures = own(await read_metrics(client))
         assert {name for name, value in figures.items() if value} == {"kqv_ready"}
         for expected in (
             'kqv_http_requests_total{method="POST",route="/v1/analyze",status="429"}',
@@ -69,7 +51,7 @@ async def test_every_series_is_there_at_zero_from_the_start(model: kqv.Model) ->
         for name, operation in described(app).items():
             assert f"kqv_http_request_duration_seconds_count{{{name}}}" in figures, operation
         await ask_for_everything(client)
-        later = own(await read(client))
+        later = own(await read_metrics(client))
         assert {name for name in later.keys() - figures.keys() if 'route="(no route)"' not in name} == {
             'kqv_http_requests_total{method="GET",route="/v1/models/{id}",status="404"}',
             'kqv_http_requests_total{method="POST",route="/v1/analyze",status="413"}',
@@ -113,7 +95,7 @@ async def test_paths_and_methods_that_clients_make_up_make_no_series(model: kqv.
 async def test_figures_follow_the_requests(model: kqv.Model) -> None:
     async with serving(make_app(model)) as client:
         answers = [await client.post("/v1/analyze", json={"input": [[5] * 3, [5] * 4], "weights": "none"}) for _ in range(2)]
-        figures = await read(client)
+        figures = await read_metrics(client)
     route = 'method="POST",route="/v1/analyze"'
     assert figures[f'kqv_http_requests_total{{{route},status="200"}}'] == 2
     assert figures[f"kqv_http_request_duration_seconds_count{{{route}}}"] == 2
@@ -131,7 +113,7 @@ async def test_figures_follow_the_requests(model: kqv.Model) -> None:
 
 async def test_buckets_are_those_of_the_contract(model: kqv.Model) -> None:
     async with serving(make_app(model)) as client:
-        figures = await read(client)
+        figures = await read_metrics(client)
 
     def bounds(name: str, labels: str) -> list[float]:
         pattern = re.compile(rf'{name}_bucket{{le="([^"]+)"{labels}}}')
@@ -152,14 +134,14 @@ async def test_gauges_follow_the_queue(model: kqv.Model) -> None:
         async with busy_device(batcher):
             waiting = asyncio.create_task(client.post("/v1/analyze", json={"input": [[5] * 3, [5] * 4], "weights": "none"}))
             await until_waiting(batcher, 2)
-            figures = await read(client)
+            figures = await read_metrics(client)
             shown = [
                 figures[f"kqv_{name}"] for name in ("requests_waiting", "requests_running", "queue_tokens", "ready", "draining")
             ]
             assert shown == [2, 1, 7, 1, 0]
         assert (await waiting).status_code == 200
         app.state.service.draining = True
-        figures = await read(client)
+        figures = await read_metrics(client)
         assert [figures[f"kqv_{name}"] for name in ("requests_waiting", "queue_tokens", "ready", "draining")] == [0, 0, 0, 1]
 
 
@@ -175,7 +157,7 @@ async def test_refusals_are_counted_by_their_reason(model: kqv.Model) -> None:
         await client.post("/v1/analyze", content=b"{", headers={"content-type": "application/json"})
         await client.post("/v1/analyze", content=b"{}")
         await client.post("/v1/analyze", json={"input": "the cat"})
-        figures = await read(client)
+        figures = await read_metrics(client)
     counted = {name: value for name, value in figures.items() if name.startswith("kqv_rejected_total") and value}
     expected = {"unauthorized": 1, "invalid_request": 2, "unknown_model": 1, "unsupported_media_type": 1, "answer_too_large": 1}
     for reason, count in expected.items():
@@ -197,7 +179,7 @@ async def test_what_is_given_up_is_counted_where_it_was(model: kqv.Model) -> Non
             response = await client.post("/v1/analyze", json={"input": ["a", "b"]}, headers={"x-request-timeout-ms": "1"})
             assert response.status_code == 504
         await client.post("/v1/analyze", json=BODY)  # the device has come round to those that were given up
-        figures = await read(client)
+        figures = await read_metrics(client)
     assert figures['kqv_cancelled_total{stage="queue"}'] == 2
     assert figures['kqv_rejected_total{reason="deadline_exceeded"}'] == 1
 
@@ -211,14 +193,14 @@ async def test_failures_of_the_device_are_counted_and_refusals_are_not(model: kq
 
     async with serving(app) as client:
         await asyncio.gather(*batcher.submit(fail, ["poison", "other"], [1, 1]), return_exceptions=True)
-        figures = await read(client)
+        figures = await read_metrics(client)
     assert figures["kqv_device_errors_total"] == 1
 
 
 async def test_cut_sequences_are_counted(model: kqv.Model) -> None:
     async with serving(make_app(model)) as client:
         await client.post("/v1/analyze", json={"input": [[5] * 42, [5] * 41, [5] * 50], "truncate": "right", "weights": "none"})
-        assert (await read(client))["kqv_truncated_total"] == 2
+        assert (await read_metrics(client))["kqv_truncated_total"] == 2
 
 
 async def test_promtool_finds_nothing_to_complain_about(model: kqv.Model) -> None:
