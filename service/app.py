@@ -1,5 +1,6 @@
 """The app: everything put together."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -25,6 +26,7 @@ from service.models import Models
 from service.openapi import describe
 from service.routes import analyze, attend, generate, health, metrics, models, tokenize
 from service.settings import Settings
+from service.tracing import Tracing
 
 DESCRIPTION = """\
 The K, Q and V of a transformer over HTTP: attention weights, outputs and per-head diagnostics of real models.
@@ -44,7 +46,7 @@ CORS_HEADERS = ("Authorization", "Content-Type", "X-Request-Id", "X-Request-Time
 CORS_EXPOSED = ("X-Request-Id", "Server-Timing", "Retry-After")
 
 
-def create_app(settings: Settings, served: Models) -> FastAPI:
+def create_app(settings: Settings, served: Models, tracing: Tracing | None = None) -> FastAPI:
     """The service over some models; what it serves may be loaded later. Raises `InputError` for settings that can't be followed."""
     service = make_service(settings, served)
     app = FastAPIOffline(
@@ -53,14 +55,14 @@ def create_app(settings: Settings, served: Models) -> FastAPI:
         description=DESCRIPTION,
         openapi_tags=TAGS,
         redirect_slashes=False,
-        lifespan=partial(run_batcher, service.batcher),
+        lifespan=partial(run, service, tracing),
     )
     app.state.service = service
     add_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
         service.metrics.expect(router.routes)
-    add_middleware(app, service)
+    add_middleware(app, service, tracing)
     app.openapi = partial(describe_app, app, frozenset(settings.public_paths))  # type: ignore[method-assign]
     return app
 
@@ -83,7 +85,7 @@ def make_service(settings: Settings, served: Models) -> Service:
     return service
 
 
-def add_middleware(app: FastAPI, service: Service) -> None:
+def add_middleware(app: FastAPI, service: Service, tracing: Tracing | None) -> None:
     """What surrounds the routes, from the inside out."""
     settings, keys = service.settings, Keys(service.settings)
     if keys.required:
@@ -98,7 +100,8 @@ def add_middleware(app: FastAPI, service: Service) -> None:
             allow_headers=CORS_HEADERS,
             expose_headers=CORS_EXPOSED,
         )
-    app.add_middleware(Observe, observers=(log_request, service.metrics.observe))
+    observers = (log_request, service.metrics.observe)
+    app.add_middleware(Observe, observers=(*observers, tracing.observe) if tracing else observers)
 
 
 def assets(app: FastAPI) -> frozenset[str]:
@@ -111,11 +114,13 @@ def assets(app: FastAPI) -> frozenset[str]:
 
 
 @asynccontextmanager
-async def run_batcher(batcher: Batcher, app: FastAPI) -> AsyncIterator[None]:
+async def run(service: Service, tracing: Tracing | None, app: FastAPI) -> AsyncIterator[None]:
     """The device thread works while the app runs, and finishes what waits before it stops."""
-    batcher.start()
+    service.batcher.start()
     yield
-    await batcher.close()
+    await service.batcher.close()
+    if tracing:
+        await asyncio.to_thread(tracing.close)
 
 
 def installed_version() -> str:

@@ -17,6 +17,7 @@ from service.dependencies import Service
 from service.logs import configure
 from service.models import Models
 from service.settings import Settings
+from service.tracing import start_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,8 @@ logger = logging.getLogger(__name__)
 def serve(settings: Settings) -> None:
     """Serve until told to stop; raises `SystemExit` where the models can't be loaded."""
     configure(settings)
-    app = create_app(settings, Models(lambda: [read_model(name, settings) for name in settings.models]))
+    models = Models(lambda: [read_model(name, settings) for name in settings.models])
+    app = create_app(settings, models, start_tracing(settings))
     config = uvicorn.Config(
         app,
         host=settings.host,

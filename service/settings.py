@@ -109,6 +109,8 @@ class Settings(BaseSettings):
     """Diagnostics that are shown as metrics of every head, as MODEL/MEASURE, such as minilm/entropy, separated by commas."""
     head_metrics_share: float = Field(default=0.0, ge=0, le=1)
     """Share of the sequences asked for without those diagnostics that are measured for the metrics alone, while nothing waits."""
+    tracing_url: str | None = None
+    """Where spans are sent, by OTLP over HTTP, such as http://collector:4318/v1/traces; needs kqv[tracing]. Off without it."""
     log_format: Literal["text", "json"] = "text"
     """One line an event: fields as name=value, or a JSON object."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
