@@ -1,4 +1,4 @@
-# kqv as a user without rights on a read-only root; models live in the volume /models.
+# kqv as a user without rights on a read-only root; it serves the models that come with it, others live in the volume /models.
 ARG BASE=python:3.12-slim
 
 FROM ${BASE} AS build
@@ -25,4 +25,4 @@ EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/livez', timeout=2)"]
 ENTRYPOINT ["kqv"]
-CMD ["serve", "--host", "0.0.0.0", "--model", "minilm"]
+CMD ["serve", "--host", "0.0.0.0"]

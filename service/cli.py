@@ -15,7 +15,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from kqv.errors import InputError, KqvError
-from kqv.store import DEFAULT_STORE, KNOWN, Progress, find, installed, pull, size_on_disk
+from kqv.store import BUILT_IN, DEFAULT_STORE, KNOWN, Progress, find, installed, pull, size_on_disk
 
 
 class Commands(TyperGroup):
@@ -34,7 +34,7 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pret
 Store = Annotated[Path, typer.Option(envvar="KQV_STORE", help="The folder that models are kept in.")]
 Models = Annotated[
     list[str] | None,
-    typer.Option("--model", help="A model in the store, or a checkpoint's folder. Repeatable; the first is the default."),
+    typer.Option("--model", help="A model of `kqv models`, or a checkpoint's folder. Repeatable; the first is the default."),
 ]
 Layers = Annotated[list[int] | None, typer.Option("--layer", help="Look at this layer only; -1 is the last. Repeatable.")]
 Heads = Annotated[list[int] | None, typer.Option("--head", help="Look at this head only; -1 is the last. Repeatable.")]
@@ -61,7 +61,7 @@ def pull_command(
     store: Store = DEFAULT_STORE,
 ) -> None:
     """Download a model into the store."""
-    there = name in installed(store)
+    there = name in BUILT_IN or name in installed(store)
     with told(name) as progress:
         folder = pull(name, store, progress)
     typer.echo(f"{name} {'was there already' if there else 'is pulled'}: {folder}")
@@ -102,11 +102,13 @@ def megabytes(size: int) -> str:
 
 @app.command("models")
 def models_command(store: Store = DEFAULT_STORE) -> None:
-    """List the models that can be pulled and those that are in the store."""
+    """List the models that come with kqv, those that can be pulled, and those that are in the store."""
     from service.tables import plain_table
 
     pulled = installed(store)
     table = plain_table("model", "pulled", "size", "licence", "what")
+    for built_in in BUILT_IN.values():
+        table.add_row(built_in.name, "built in", megabytes(size_on_disk(built_in.folder)), built_in.licence, built_in.summary)
     for name, known in KNOWN.items():
         size = size_on_disk(pulled[name]) if name in pulled else known.download_size
         table.add_row(name, "yes" if name in pulled else "no", megabytes(size), known.licence, known.summary)
@@ -150,7 +152,10 @@ def serve_command(
     device: Device = None,
     store: Store = DEFAULT_STORE,
 ) -> None:
-    """Serve models over HTTP. An option overrides its variable, KQV_PORT for --port; the other settings have only variables."""
+    """Serve models over HTTP; where none is named, those that come with kqv.
+
+    An option overrides its variable, KQV_PORT for --port; the other settings have only variables.
+    """
     from pydantic import ValidationError
 
     from service.settings import Settings

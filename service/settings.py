@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from kqv.store import DEFAULT_STORE
+from kqv.store import BUILT_IN, DEFAULT_STORE
 
 MIB = 1 << 20
 ORIGIN = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
@@ -41,8 +41,8 @@ class Settings(BaseSettings):
     """Address to listen on; 0.0.0.0 for all."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 for any free one."""
-    models: Names = Field(default=("minilm",), min_length=1)
-    """Models to load, by pulled name or by directory, separated by commas; the first one is the default."""
+    models: Names = Field(default=(*BUILT_IN,), min_length=1)
+    """Models to load, by name or by directory, separated by commas; the first one is the default."""
     store: Path = DEFAULT_STORE
     """Where pulled models are kept."""
     device: str = "auto"

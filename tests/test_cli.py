@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 import kqv
 from kqv.analysis import Analysis, GroupAnalysis, TopWeights
+from kqv.store import BUILT_IN
 from service.cli import app
 from service.settings import Settings
 from service.tables import describe
@@ -63,16 +64,24 @@ def test_the_store_may_be_named_by_the_environment(store: Path, monkeypatch: pyt
     assert run("models").stdout == run("models", "--store", store).stdout
 
 
-def test_models_lists_the_known_and_the_stored(store: Path) -> None:
+def test_what_comes_with_kqv_need_not_be_pulled(tmp_path: Path) -> None:
+    result = run("pull", "mini-t5", "--store", tmp_path / "store")
+    assert result.stdout == f"mini-t5 was there already: {BUILT_IN['mini-t5'].folder}\n"
+    assert not (tmp_path / "store").exists()
+
+
+def test_models_lists_the_built_in_the_known_and_the_stored(store: Path) -> None:
     lines = [line.rstrip() for line in run("models", "--store", store).stdout.splitlines()]
-    assert [line.split()[:4] for line in lines[1:]] == [
+    built_in, others = lines[1 : 1 + len(BUILT_IN)], lines[1 + len(BUILT_IN) :]
+    assert [line.split()[:3] for line in built_in] == [[name, "built", "in"] for name in ("mini-gpt", "mini-t5")]
+    assert [line.split()[:4] for line in others] == [
         ["minilm", "no", "83.5", "MB"],
         ["smollm2", "no", "92.9", "MB"],
         ["ruaccent", "no", "28.1", "MB"],
         ["random", "yes", "0.1", "MB"],
     ]
-    assert lines[1].endswith("6 layers × 12 heads, width 384, 512 tokens")
-    assert lines[4].endswith(str(store / "random"))
+    assert others[0].endswith("6 layers × 12 heads, width 384, 512 tokens")
+    assert others[3].endswith(str(store / "random"))
 
 
 @pytest.mark.parametrize("arguments", ["--help", "models --store no/where", "pull --help", "analyze --help", "serve --help"])
@@ -191,6 +200,16 @@ def test_options_of_serve_override_the_environment(store: Path, served: list[Set
     [settings] = served
     assert (settings.host, settings.port, settings.device, settings.store) == ("10.0.0.1", 9002, "cpu", store)
     assert settings.models == (str(store / "random"), "random")
+
+
+def test_serve_needs_no_argument(served: list[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KQV_STORE", str(tmp_path / "none"))
+    monkeypatch.delenv("KQV_MODELS", raising=False)
+    result = run("serve")
+    assert result.exit_code == 0, result.stderr
+    [settings] = served
+    models = [kqv.load(name, store=settings.store) for name in settings.models]
+    assert [model.config.architecture for model in models] == ["decoder", "encoder-decoder"]
 
 
 @pytest.mark.parametrize(

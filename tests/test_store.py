@@ -18,7 +18,7 @@ import pytest
 import wheels
 
 from kqv.errors import CheckpointError
-from kqv.store import KNOWN, KnownModel, find, installed, pull, size_on_disk
+from kqv.store import BUILT_IN, KNOWN, KnownModel, find, installed, pull, size_on_disk
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_a_killed_pull_leaves_no_model_and_the_next_one_tidies_up(tiny: KnownMod
     script = (
         "import os, signal\n"
         "from pathlib import Path\n"
-        "from kqv.store import KNOWN, KnownModel, pull\n"
+        "from kqv.store import BUILT_IN, KNOWN, KnownModel, pull\n"
         f"KNOWN['tiny'] = {tiny!r}\n"
         f"pull('tiny', Path({str(store)!r}), lambda done, total: os.kill(os.getpid(), signal.SIGKILL))\n"
     )
@@ -243,6 +243,23 @@ def test_a_known_name_is_not_taken_for_a_folder(store: Path, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match=f"minilm is not pulled yet; run `kqv pull minilm --store {store}`"):
         find("minilm", store)
+
+
+def test_what_comes_with_kqv_needs_no_store(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mini-gpt").mkdir()
+    monkeypatch.chdir(tmp_path)
+    folder = find("mini-gpt", store)
+    assert folder == pull("mini-gpt", store) == BUILT_IN["mini-gpt"].folder
+    assert (folder / "model.safetensors").is_file()
+    assert find("./mini-gpt", store) == tmp_path / "mini-gpt"
+    assert not store.exists()
+
+
+def test_two_models_of_one_name_are_an_error_that_names_both(store: Path) -> None:
+    (store / "mini-gpt").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=f"mini-gpt comes with kqv, and {store}/mini-gpt is called so too; rename"):
+        find("mini-gpt", store)
+    assert find(str(store / "mini-gpt")) == store / "mini-gpt"
 
 
 def test_a_name_never_leads_out_of_the_store(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
