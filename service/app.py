@@ -80,16 +80,16 @@ def make_service(settings: Settings, served: Models) -> Service:
     limits = Limits(settings.max_waiting_tokens, settings.max_waiting_sequences, settings.max_batch_tokens)
     heads = Heads(settings, served)
     figures.registry.register(heads)
-    service = Service(settings, served, Batcher(limits, figures), figures, heads)
+    service = Service(settings, served, Batcher(limits, figures), figures, heads, Keys(settings))
     figures.follow(lambda: service.batcher.load, lambda: service.ready, lambda: service.draining)
     return service
 
 
 def add_middleware(app: FastAPI, service: Service, tracing: Tracing | None) -> None:
     """What surrounds the routes, from the inside out."""
-    settings, keys = service.settings, Keys(service.settings)
-    if keys.required:
-        app.add_middleware(Admit, keys=keys, settings=settings, assets=assets(app))
+    settings = service.settings
+    if service.keys.required:
+        app.add_middleware(Admit, keys=service.keys, settings=settings, assets=assets(app))
     app.add_middleware(Bound, settings=settings)
     app.add_middleware(Shield)
     if settings.cors_origins:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
+from service.auth import Keys
 from service.batching import Batcher
 from service.caller import Caller
 from service.heads import Heads
@@ -23,6 +24,7 @@ class Service:
     batcher: Batcher
     metrics: Metrics
     heads: Heads
+    keys: Keys
     draining: bool = False
     """About to stop: requests are still taken, but no new ones should be sent here."""
 

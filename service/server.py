@@ -9,6 +9,7 @@ from types import FrameType
 
 import torch
 import uvicorn
+from fastapi import FastAPI
 
 import kqv
 from kqv import KqvError, Model
@@ -16,10 +17,13 @@ from service.app import create_app
 from service.dependencies import Service
 from service.logs import configure
 from service.models import Models
+from service.protocol import protocol_of
 from service.settings import Settings
 from service.tracing import start_tracing
 
 logger = logging.getLogger(__name__)
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def serve(settings: Settings) -> None:
@@ -27,20 +31,29 @@ def serve(settings: Settings) -> None:
     configure(settings)
     models = Models(lambda: [read_model(name, settings) for name in settings.models])
     app = create_app(settings, models, start_tracing(settings))
-    config = uvicorn.Config(
+    if not app.state.service.keys.required and settings.host not in LOOPBACK:
+        logger.warning("no API keys are set: everyone who reaches %s may use this service", settings.host)
+    server = Server(make_config(app, settings), app.state.service)
+    server.run()
+    if server.failed:
+        raise SystemExit(1)
+
+
+def make_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn is to run."""
+    return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
+        http=protocol_of(settings),
+        ws="none",
+        h11_max_incomplete_event_size=settings.max_header_bytes,
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=settings.graceful_shutdown_s,
     )
-    server = Server(config, app.state.service)
-    server.run()
-    if server.failed:
-        raise SystemExit(1)
 
 
 def read_model(name: str, settings: Settings) -> Model:

@@ -73,6 +73,8 @@ class Settings(BaseSettings):
     """Most headers of a request; one with more is answered 431."""
     max_header_bytes: int = Field(default=32 * 1024, ge=1024)
     """Longest request line and headers together; longer ones are answered 431."""
+    head_timeout_s: float = Field(default=10.0, gt=0)
+    """How long a request line and its headers may take to come; then the connection is closed."""
     body_timeout_s: float = Field(default=30.0, gt=0)
     """How long a body may take to come; then the request is answered 408."""
     max_bodies_bytes: int = Field(default=256 * MIB, ge=1)

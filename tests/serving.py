@@ -15,6 +15,7 @@ from service.answers import AttendAnswer
 from service.app import create_app
 from service.batching import Batcher
 from service.models import Models
+from service.server import make_config
 from service.settings import Settings
 
 
@@ -48,7 +49,8 @@ class Announced(uvicorn.Server):
 @contextmanager
 def listening(app: FastAPI) -> Iterator[str]:
     """The address of a real server on a free port of the loopback."""
-    server = Announced(uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    settings = app.state.service.settings.model_copy(update={"port": 0, "graceful_shutdown_s": 5})
+    server = Announced(make_config(app, settings))
     thread = threading.Thread(target=asyncio.run, args=(server.serve(),))
     thread.start()
     try:

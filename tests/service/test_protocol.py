@@ -1,0 +1,142 @@
+"""Connections: nobody holds one for ever by sending slowly, and what is no HTTP is told so."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from serving import listening, make_app
+
+import kqv
+
+HEAD_S, BODY_S = 0.4, 0.3
+GET = b"GET /livez HTTP/1.1\r\nHost: kqv\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def server(model: kqv.Model) -> Iterator[httpx.Client]:
+    settings = {"head_timeout_s": HEAD_S, "body_timeout_s": BODY_S, "max_body_bytes": 1000, "max_header_bytes": 4096}
+    with listening(make_app(model, **settings)) as url, httpx.Client(base_url=url, timeout=10) as session:
+        yield session
+
+
+@contextmanager
+def connected(server: httpx.Client) -> Iterator[socket.socket]:
+    with socket.create_connection((server.base_url.host, server.base_url.port or 80), timeout=10) as connection:
+        yield connection
+
+
+def status_of_answer(connection: socket.socket) -> int:
+    """Read one answer, and not more."""
+    with connection.makefile("rb", buffering=0) as stream:
+        lines = [stream.readline()]
+        while lines[-1].strip():
+            lines.append(stream.readline())
+        [length] = [int(line.partition(b":")[2]) for line in lines if line.lower().startswith(b"content-length:")]
+        while length:
+            length -= len(stream.read(length))
+    return int(lines[0].split()[1])
+
+
+def seconds_until_closed(connection: socket.socket, drip: bytes = b"") -> float:
+    """How long the server keeps the connection, while it is sent a little now and then."""
+    started = time.monotonic()
+    connection.settimeout(0.05)
+    while time.monotonic() < started + 10:
+        try:
+            if not connection.recv(1 << 16):
+                return time.monotonic() - started
+            if drip:
+                connection.sendall(drip)
+        except TimeoutError:
+            connection.sendall(drip)
+        except OSError:
+            return time.monotonic() - started
+    raise AssertionError("the connection stays open for ever")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET", GET[:-2], GET + b"GET"], ids=["nothing", "a word", "all but the end", "the next"])
+def test_head_has_a_time(server: httpx.Client, sent: bytes) -> None:
+    with connected(server) as connection:
+        connection.sendall(sent)
+        assert HEAD_S / 2 < seconds_until_closed(connection) < 5
+
+
+def test_head_that_drips_in_has_no_longer(server: httpx.Client) -> None:
+    with connected(server) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nX-Long: ")
+        assert HEAD_S / 2 < seconds_until_closed(connection, drip=b"x") < 5
+
+
+def test_connection_that_rests_between_requests_is_kept(server: httpx.Client) -> None:
+    with connected(server) as connection:
+        for _ in range(2):
+            connection.sendall(GET)
+            assert status_of_answer(connection) == 200
+            time.sleep(2 * HEAD_S)
+        connection.sendall(GET)
+        assert status_of_answer(connection) == 200
+
+
+def test_rest_of_a_body_that_was_answered_has_a_time(server: httpx.Client) -> None:
+    with connected(server) as connection:
+        head = b"POST /v1/analyze HTTP/1.1\r\nHost: kqv\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
+        connection.sendall(head)
+        assert status_of_answer(connection) == 413
+        assert BODY_S / 2 < seconds_until_closed(connection, drip=b" ") < 5
+
+
+def test_rest_of_a_body_that_comes_in_time_is_passed_over(server: httpx.Client) -> None:
+    with connected(server) as connection:
+        head = b"POST /v1/analyze HTTP/1.1\r\nHost: kqv\r\nContent-Type: application/json\r\nContent-Length: 2000\r\n\r\n"
+        connection.sendall(head)
+        assert status_of_answer(connection) == 413
+        connection.sendall(b" " * 2000 + GET)
+        assert status_of_answer(connection) == 200
+        time.sleep(2 * BODY_S)
+        connection.sendall(GET)
+        assert status_of_answer(connection) == 200
+
+
+NO_HTTP = {
+    "garbage": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    "no version": (b"GET /livez\r\n\r\n", 400),
+    "a header without a name": (b"GET /livez HTTP/1.1\r\n: x\r\n\r\n", 400),
+    "two lengths": (b"POST /v1/analyze HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n{}", 400),
+    "a length below zero": (b"POST /v1/analyze HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n{}", 400),
+    "a long path": (b"GET /" + b"a" * 10_000, 431),
+    "a long header": (b"GET /livez HTTP/1.1\r\nHost: a\r\nX-Long: " + b"a" * 10_000, 431),
+    "many headers": (b"GET /livez HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 2000, 431),
+}
+
+
+@pytest.mark.parametrize("case", NO_HTTP)
+def test_what_is_no_http_is_told_so(server: httpx.Client, case: str) -> None:
+    sent, status = NO_HTTP[case]
+    with connected(server) as connection:
+        connection.sendall(sent)
+        head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"application/problem+json" in head
+    document = json.loads(body)
+    assert document["status"] == status
+    assert document["request_id"].encode() in head
+    assert server.get("/livez").status_code == 200
+
+
+def test_body_that_breaks_off_in_its_chunks_ends_the_connection(server: httpx.Client) -> None:
+    with connected(server) as connection:
+        head = b"POST /v1/analyze HTTP/1.1\r\nHost: kqv\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.sendall(head + b'5\r\n{"inp\r\nnonsense\r\n')
+        assert connection.makefile("rb").read().startswith(b"HTTP/1.1 400 ")
+    assert server.get("/livez").status_code == 200
+
+
+def test_websockets_are_not_spoken(server: httpx.Client) -> None:
+    with connected(server) as connection:
+        upgrade = b"GET /livez HTTP/1.1\r\nHost: kqv\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        connection.sendall(upgrade + b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+        assert status_of_answer(connection) == 200
