@@ -28,13 +28,18 @@ class Analyzed:
         return {"sequences": len(self.analyses), "tokens": self.tokens}
 
 
-async def analyze(read: Callable[[], list[Job]], model: Model, form: Form, service: Service, caller: Caller) -> Analyzed:
-    """Run the jobs that `read` makes of a request. Raises what it raises, `AnswerTooLargeError`, and as `Caller.wait_for` does."""
+async def analyze(
+    read: Callable[[], list[Job]], model: Model, form: Form, service: Service, caller: Caller, *, is_padded: bool = False
+) -> Analyzed:
+    """Run the jobs that `read` makes of a request. Raises what it raises, `AnswerTooLargeError`, and as `Caller.wait_for` does.
+
+    In an answer that is padded, every sequence takes as much as the longest.
+    """
     stages = caller.stages
     with stages.measure("tokenize"):
         jobs = await run_off_loop(caller.request.state.is_long, read)
     jobs, written = await complete(jobs, model, service.batcher, caller)
-    asked = size_up(jobs, model, form, service.settings)
+    asked = size_up(jobs, model, form, service.settings, is_padded=is_padded)
     stages.amounts_to(model.id, len(jobs), sum(asked.tokens), sum(job.sequence.truncated > 0 for job in jobs))
     done = await caller.wait_for(service.batcher.submit(model.analyze_jobs, asked.jobs, asked.tokens))
     stages.took([[*before, each] for before, each in zip(written, done, strict=True)])

@@ -24,24 +24,26 @@ from service.metrics import Metrics
 from service.middleware import Bound, Observe, Shield
 from service.models import Models
 from service.openapi import describe
-from service.routes import analyze, attend, generate, health, metrics, models, tokenize
+from service.routes import analyze, attend, embeddings, generate, health, metrics, models, oip, tokenize
 from service.settings import Settings
 from service.tracing import Tracing
 
 DESCRIPTION = """\
 The K, Q and V of a transformer over HTTP: attention weights, outputs and per-head diagnostics of real models.
 
-Every error is a problem document (RFC 9457). `X-Request-Id` is echoed, or made. `X-Request-Timeout-Ms` says how long you will wait.
+Every error is a problem document (RFC 9457), but on the routes of other protocols, which have their own. `X-Request-Id` is echoed,
+or made. `X-Request-Timeout-Ms` says how long you will wait.
 `Server-Timing` says where the time went.
 """
 TAGS = [
     {"name": "attention", "description": "What attention does, in a model and by itself."},
     {"name": "models", "description": "What is served, and how it reads text."},
+    {"name": "protocols", "description": "The same for clients of OpenAI's embeddings and of Triton (Open Inference Protocol v2)."},
     {"name": "health", "description": "For those who run it."},
 ]
 
 
-ROUTERS = (analyze.router, attend.router, generate.router, tokenize.router, models.router, health.router, metrics.router)
+MODULES = (analyze, attend, generate, tokenize, models, embeddings, oip, health, metrics)
 CORS_HEADERS = ("Authorization", "Content-Type", "X-Request-Id", "X-Request-Timeout-Ms", "Traceparent", "Tracestate")
 CORS_EXPOSED = ("X-Request-Id", "Server-Timing", "Retry-After")
 
@@ -59,9 +61,9 @@ def create_app(settings: Settings, served: Models, tracing: Tracing | None = Non
     )
     app.state.service = service
     add_handlers(app)
-    for router in ROUTERS:
-        app.include_router(router)
-        service.metrics.expect(router.routes)
+    for module in MODULES:
+        app.include_router(module.router)
+        service.metrics.expect(module.router.routes)
     add_middleware(app, service, tracing)
     app.openapi = partial(describe_app, app, frozenset(settings.public_paths))  # type: ignore[method-assign]
     return app

@@ -86,13 +86,21 @@ class JsonRoute(APIRoute):
         model: type[BaseModel] = self.body_field.field_info.annotation  # type: ignore[assignment]
 
         async def parse_and_answer(request: Request) -> Response:
-            parse = choose_parser(request, self.parsers)
-            body = await read_body(request)
-            max_values = request.app.state.service.settings.max_json_values
-            parsed = await run_off_loop(request.state.is_long, parse, model, body, max_values)
-            return await answer(ParsedRequest(request, parsed))
+            return await answer(ParsedRequest(request, await self.read(request, model)))
 
         return parse_and_answer
+
+    async def read(self, request: Request, model: type[BaseModel]) -> BaseModel:
+        """The body as a `model`, parsed off the loop where it is long."""
+        parse = choose_parser(request, self.parsers)
+        body = await read_body(request)
+        return await run_off_loop(request.state.is_long, parse, model, body, max_values(request))
+
+
+def max_values(request: Request) -> int:
+    """How many values the JSON of a request may hold."""
+    limit: int = request.app.state.service.settings.max_json_values
+    return limit
 
 
 class TensorRoute(JsonRoute):

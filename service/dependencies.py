@@ -1,7 +1,8 @@
 """What routes ask for by type."""
 
 import asyncio
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
@@ -12,6 +13,7 @@ from service.caller import Caller
 from service.heads import Heads
 from service.metrics import Metrics
 from service.models import Models
+from service.oip.statistics import ModelStatistics
 from service.settings import Settings
 
 
@@ -27,6 +29,8 @@ class Service:
     keys: Keys
     draining: bool = False
     """About to stop: requests are still taken, but no new ones should be sent here."""
+    statistics: dict[str, ModelStatistics] = field(default_factory=lambda: defaultdict(ModelStatistics))
+    """What has been asked by Open Inference Protocol, by model."""
 
     @property
     def ready(self) -> bool:

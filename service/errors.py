@@ -3,7 +3,9 @@
     ServiceError
     ├── MalformedError          400     the body is not what it is said to be
     ├── UnauthorizedError       401     no key, or one that doesn't fit
+    ├── ForbiddenError          403
     ├── UnknownModelError       404
+    ├── UnknownVersionError     404
     ├── NotAcceptableError      406     no form of the answer that the caller takes
     ├── SlowBodyError           408
     ├── BodyTooLargeError       413
@@ -12,6 +14,7 @@
     ├── InvalidError            422     well formed, but a field is wrong; names each of them
     ├── HeadersTooLargeError    431
     ├── ClientGoneError         499     nobody is left to read the answer
+    ├── NotOfferedError         501     a protocol has it, this server doesn't, and never will
     ├── DeadlineError           504
     └── RetryLaterError                 with Retry-After
         ├── OverloadedError     429     the queue is full
@@ -81,6 +84,24 @@ class UnknownModelError(ServiceError):
 
     def __init__(self, name: str, served: Iterable[str]) -> None:
         super().__init__(f"there is no model {name!r} here; there are: {', '.join(served)}")
+
+
+class UnknownVersionError(ServiceError):
+    """The model has no such version."""
+
+    status, title = 404, "Unknown version"
+
+
+class ForbiddenError(ServiceError):
+    """Nobody may do this."""
+
+    status, title = 403, "Forbidden"
+
+
+class NotOfferedError(ServiceError):
+    """A part of a protocol that this server leaves out."""
+
+    status, title = 501, "Not offered"
 
 
 class NotAcceptableError(ServiceError):

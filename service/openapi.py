@@ -5,21 +5,33 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.answers import Problem
+from service.answers import OpenAIError, OpenInferenceError, Problem
+
+Responses = dict[int | str, dict[str, Any]]
 
 FILE = {"schema": {"type": "string", "format": "binary"}}
-"""The safetensors format, of which OpenAPI knows only that it is bytes."""
+"""Bytes, of whose format OpenAPI knows nothing."""
 
 PROBLEMS_OF_BODIES = (400, 408, 413, 415, 422, 429)
 PROBLEMS_OF_WORK = (*PROBLEMS_OF_BODIES, 503, 504)
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problems(*statuses: int) -> Responses:
     """The problem documents that a route may answer with."""
     return {status: {"model": Problem} for status in (*statuses, 431, 500)}
 
 
-def tensor_file(others: dict[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:
+def openai_errors() -> Responses:
+    """Likewise, in OpenAI's form, which has 400 in place of 422."""
+    return {status: {"model": OpenAIError} for status in (404, *PROBLEMS_OF_WORK, 431, 500) if status != 422}
+
+
+def open_inference_errors(*statuses: int) -> Responses:
+    """Likewise, in Open Inference Protocol's form."""
+    return {status: {"model": OpenInferenceError} for status in (*statuses, 431, 500) if status != 422}
+
+
+def tensor_file(others: dict[str, Any] | None = None) -> Responses:
     """A file of tensors, as another form of a route's answer, beside others."""
     return {200: {"content": {"application/x-safetensors": FILE} | (others or {})}}
 
@@ -27,6 +39,27 @@ def tensor_file(others: dict[str, Any] | None = None) -> dict[int | str, dict[st
 def event_stream(example: str) -> dict[str, Any]:
     """Server-sent events, likewise."""
     return {"text/event-stream": {"schema": {"type": "string"}, "example": example}}
+
+
+def tensor_file_body() -> dict[str, Any]:
+    """A file of tensors, as another form of a request."""
+    return {"requestBody": {"content": {"application/x-safetensors": FILE}}}
+
+
+def infer_answer() -> Responses:
+    """JSON and tensors after it, as another form of an answer."""
+    return {200: {"content": {"application/octet-stream": FILE}}}
+
+
+def infer_body() -> dict[str, Any]:
+    """Likewise of a request, with the header that says where the JSON ends."""
+    length = {
+        "name": "Inference-Header-Content-Length",
+        "in": "header",
+        "description": "How many bytes of the body are JSON; the tensors' own come after them.",
+        "schema": {"type": "integer", "minimum": 0},
+    }
+    return {"requestBody": {"content": {"application/octet-stream": FILE}}, "parameters": [length]}
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
@@ -49,8 +82,9 @@ def with_problems(responses: dict[str, Any]) -> dict[str, Any]:
     kept = {}
     for status, response in responses.items():
         content = response["content"]["application/json"]
-        if int(status) < 400:
-            kept[status] = response
-        elif content["schema"]["$ref"].endswith("/Problem"):  # FastAPI adds a 422 of its own wherever there are parameters
+        kind = content["schema"].get("$ref", "").rpartition("/")[-1]
+        if kind == "Problem":
             kept[status] = response | {"content": {"application/problem+json": content}}
+        elif kind != "HTTPValidationError":  # FastAPI adds one wherever there are parameters
+            kept[status] = response
     return kept

@@ -48,9 +48,10 @@ def read_analysis(body: requests.AnalyzeRequest, model: Model, settings: Setting
     return jobs
 
 
-def size_up(jobs: list[Job], model: Model, form: Form, settings: Settings) -> Asked[Job]:
+def size_up(jobs: list[Job], model: Model, form: Form, settings: Settings, *, is_padded: bool = False) -> Asked[Job]:
     """The jobs, which have their targets, and how large they are. Raises `AnswerTooLargeError` for too long an answer."""
-    predicted = predict_bytes(sum(model.answer_numbers(*job) for job in jobs), form, settings, SMALLER_ANALYSIS)
+    numbers = [model.answer_numbers(*job) for job in jobs]
+    predicted = predict_bytes(len(jobs) * max(numbers) if is_padded else sum(numbers), form, settings, SMALLER_ANALYSIS)
     return Asked(jobs, [cost(job.sequence) for job in jobs], predicted)
 
 

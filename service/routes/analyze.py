@@ -9,7 +9,7 @@ from service.answers import AnalyzeAnswer
 from service.bodies import TensorRoute
 from service.dependencies import CallerDependency, ServiceDependency
 from service.encoding import analysis_fields, choose_form
-from service.openapi import PROBLEMS_OF_WORK, problems, tensor_file
+from service.openapi import PROBLEMS_OF_WORK, problems, tensor_file, tensor_file_body
 from service.reading import read_analysis
 from service.requests import AnalyzeRequest
 from service.sending import PartsResponse
@@ -23,6 +23,7 @@ router = APIRouter(prefix="/v1", tags=["attention"], route_class=TensorRoute)
     summary="Analyze texts",
     response_model=AnalyzeAnswer,
     responses=problems(404, 406, *PROBLEMS_OF_WORK) | tensor_file(),
+    openapi_extra=tensor_file_body(),
 )
 async def analyze(body: AnalyzeRequest, service: ServiceDependency, caller: CallerDependency) -> Response:
     """Run a model over texts, token ids or embeddings, and see what its attention does.

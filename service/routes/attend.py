@@ -9,7 +9,7 @@ from service.attending import attend_each
 from service.bodies import TensorRoute
 from service.dependencies import CallerDependency, ServiceDependency, check_ready
 from service.encoding import choose_form
-from service.openapi import PROBLEMS_OF_WORK, problems, tensor_file
+from service.openapi import PROBLEMS_OF_WORK, problems, tensor_file, tensor_file_body
 from service.reading import read_attention
 from service.requests import AttendRequest
 from service.sending import PartsResponse
@@ -23,6 +23,7 @@ router = APIRouter(prefix="/v1", tags=["attention"], route_class=TensorRoute, de
     summary="Attend, step by step",
     response_model=AttendAnswer,
     responses=problems(406, *PROBLEMS_OF_WORK) | tensor_file(),
+    openapi_extra=tensor_file_body(),
 )
 async def attend(body: AttendRequest, service: ServiceDependency, caller: CallerDependency) -> Response:
     """Scaled dot-product attention on your own tensors, with every step shown.

@@ -12,7 +12,7 @@ from service.dependencies import CallerDependency, ServiceDependency
 from service.encoding import JSON_FORMS, Form, Part, choose_form, generated_fields
 from service.generating import Writer
 from service.negotiation import negotiate
-from service.openapi import PROBLEMS_OF_WORK, event_stream, problems, tensor_file
+from service.openapi import PROBLEMS_OF_WORK, event_stream, problems, tensor_file, tensor_file_body
 from service.reading import read_generation
 from service.requests import GenerateRequest
 from service.sending import PartsResponse
@@ -37,6 +37,7 @@ data: {"model":"gpt2","results":[{"text":" the","token_ids":[262],"tokens":["Ġt
     summary="Generate texts",
     response_model=GenerateAnswer,
     responses=problems(404, 406, *PROBLEMS_OF_WORK) | tensor_file(event_stream(EXAMPLE)),
+    openapi_extra=tensor_file_body(),
 )
 async def generate(body: GenerateRequest, service: ServiceDependency, caller: CallerDependency) -> Response:
     """Let a model go on with texts or token ids, and see what it looks at while it chooses each token.
