@@ -7,8 +7,8 @@ import transformers
 
 import kqv
 from benchmarks.side_by_side import side_by_side
-from benchmarks.texts import sentences
 from kqv.store import find
+from service.load import sentences
 
 BATCHES = {
     "one sentence": (["The cat sat on the mat."], 20),

@@ -9,7 +9,7 @@ import httpx
 import kqv
 from benchmarks.server import serving
 from benchmarks.side_by_side import side_by_side
-from benchmarks.texts import sentences
+from service.load import sentences
 
 TEXTS = {"9 tokens": "The cat sat on the mat.", "41 tokens": sentences(1, 28, 28)[0]}
 ASKED = {"diagnostics": {"weights": "none"}, "diagnostics and all weights": {"weights": "full"}}
@@ -18,8 +18,8 @@ ASKED = {"diagnostics": {"weights": "none"}, "diagnostics and all weights": {"we
 def run() -> None:
     """One sentence a request over one kept connection, by a lean client and by httpx; the model in process has its turns too."""
     model = kqv.load("minilm")
-    with serving() as address, httpx.Client(base_url=address) as client:
-        connection = http.client.HTTPConnection(address.removeprefix("http://"))
+    with serving() as server, httpx.Client(base_url=server.address) as client:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port)
         for length, text in TEXTS.items():
             for title, asked in ASKED.items():
                 rivals = {

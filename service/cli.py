@@ -1,4 +1,4 @@
-"""`kqv`: pull models, look at what their heads do, serve them.
+"""`kqv`: pull models, look at what their heads do, serve them, load a server.
 
 A command imports what it needs when it runs, so that `kqv --help`, `pull` and `models` answer without loading torch.
 """
@@ -170,6 +170,41 @@ def serve_command(
     from service.server import serve
 
     serve(settings)
+
+
+@app.command("bench")
+def bench_command(
+    url: Annotated[str, typer.Argument(help="The address of a running server, such as http://127.0.0.1:8000.")],
+    connections: Annotated[int, typer.Option(min=1, help="Closed loop: so many at once, each asking when it is answered.")] = 16,
+    rate: Annotated[
+        float | None, typer.Option(min=0.1, help="Open loop instead: so many requests a second, come what may.")
+    ] = None,
+    poisson: Annotated[bool, typer.Option("--poisson", help="With --rate: at random times, not at even distances.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long.")] = 10.0,
+    warm_up: Annotated[float, typer.Option(min=0, help="How many seconds before that, uncounted.")] = 1.0,
+    path: Annotated[str, typer.Option(help="The route to POST to.")] = "/v1/analyze",
+    fewest: Annotated[int, typer.Option(min=1, help="Words of the shortest sentence.")] = 4,
+    most: Annotated[int, typer.Option(min=1, max=1000, help="Words of the longest sentence.")] = 28,
+    ask: Annotated[str, typer.Option(help="The request's fields beside its input, as JSON.")] = '{"weights": "none"}',
+    headers: Annotated[list[str] | None, typer.Option("--header", help='"Authorization: Bearer KEY", say. Repeatable.')] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Load a running server with sentences of mixed lengths: rates, exact percentiles, outcomes by status."""
+    from dataclasses import asdict
+
+    import orjson
+
+    from service.bench import bench, report_table
+    from service.load import Load
+
+    load = Load(seconds, connections, rate, poisson, warm_up)
+    report = bench(load, url, path, headers or [], (fewest, most), ask)
+    if as_json:
+        typer.echo(orjson.dumps(asdict(report)).decode())
+    else:
+        answer(report_table(report))
+    if not report.latency_ms:
+        raise typer.Exit(1)  # not one success
 
 
 def answer(*parts: RenderableType) -> None:

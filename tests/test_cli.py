@@ -84,7 +84,9 @@ def test_models_lists_the_built_in_the_known_and_the_stored(store: Path) -> None
     assert others[3].endswith(str(store / "random"))
 
 
-@pytest.mark.parametrize("arguments", ["--help", "models --store no/where", "pull --help", "analyze --help", "serve --help"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "models --store no/where", "pull --help", "analyze --help", "serve --help", "bench --help"]
+)
 def test_what_needs_no_model_does_not_load_torch(arguments: str) -> None:
     script = "import sys; from service.cli import app; app(sys.argv[1:], standalone_mode=False); sys.exit('torch' in sys.modules)"
     assert (

@@ -63,7 +63,9 @@ def test_sigterm_drains_and_then_stops_cleanly(checkpoint: Path) -> None:
         told = time.monotonic()
         wait_until_draining(client)
         assert client.get("/livez").status_code == 200
-        assert client.post("/v1/analyze", json={"input": "the cat"}).status_code == 200
+        response = client.post("/v1/analyze", json={"input": "the cat"})
+        assert response.status_code == 200
+        assert response.headers["connection"] == "close"
         client.close()
         assert server.wait(10) == 0
         assert time.monotonic() - told >= DRAIN_S
