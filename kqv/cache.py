@@ -36,7 +36,12 @@ class Cache:
     @property
     def length(self) -> int:
         """How many tokens of the decoder were read."""
-        return self._layers["decoder", 0][0].length if self._layers else 0
+        return self.count("decoder", 0)
+
+    def count(self, group: Group, layer: int) -> int:
+        """How many keys a layer has."""
+        kept = self._layers.get((group, layer))
+        return 0 if kept is None else kept[0].length
 
     def extend(self, group: Group, layer: int, k: Float[Tensor, "n G D"], v: Float[Tensor, "n G D"]) -> None:
         """Keep the keys and values of further tokens."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import tiny
@@ -10,11 +9,7 @@ import torch
 from torch import Tensor
 
 import kqv
-from kqv.attention.dense import dense
-from kqv.attention.packed import AttentionCall, join
 from kqv.config import Group
-from kqv.packing import Packing
-from kqv.transformer import Inputs
 
 # float32 keeps 2^-24 of a score around 10 and of sums of some 50 such terms; measured, it comes to a sixth of these.
 WEIGHTS, HIDDEN = {"rtol": 0, "atol": 1e-5}, {"rtol": 0, "atol": 1e-4}
@@ -55,7 +50,7 @@ def assert_one_sided_parity(model: kqv.Model, reference: Any) -> None:
         assert_equal(alone, expected)
 
 
-def see(model: kqv.Model, *sequences: list[int]) -> list[Seen]:
+def see(model: kqv.Model, *sequences: list[int] | kqv.Input) -> list[Seen]:
     """Ours."""
     outputs = ("hidden",) if model.config.head == "none" else ("hidden", "logits")
     found = model.analyze(sequences, outputs=outputs, diagnostics="none")
@@ -85,25 +80,9 @@ def assert_two_sided_parity(model: kqv.Model, expect: Callable[[list[int], list[
         assert_equal(alone, expected)
 
 
-@torch.inference_mode()
 def see_both(model: kqv.Model, sources: list[list[int]], targets: list[list[int]]) -> list[Seen]:
     """Ours: what each target, its start token included, makes of its source."""
-    kept: list[dict[Group, list[Tensor]]] = [{group: [] for group in model.config.groups} for _ in sources]
-
-    def attend(call: AttentionCall) -> Tensor:
-        results = [sequence.by(dense) for sequence in call.sequences()]
-        for groups, result in zip(kept, results, strict=True):
-            groups[call.group].append(result.weights)
-        return join(call, results)
-
-    row = model.transformer(pack(sources), pack(targets), attend)
-    logits = model.transformer.head(row.x)
-    weights = [{group: torch.cat(layers) for group, layers in groups.items()} for groups in kept]
-    return list(map(Seen, weights, row.packing.split(row.x), row.packing.split(logits)))
-
-
-def pack(sequences: list[list[int]]) -> Inputs:
-    return Inputs(torch.tensor(list(chain(*sequences))), Packing(tuple(map(len, sequences))))
+    return see(model, *(kqv.Input(tokens=source, target=target) for source, target in zip(sources, targets, strict=True)))
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from kqv.errors import CheckpointError
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 """Names the file of each tensor where a model comes in several."""
+MANY = 100
+"""By how many times a size may miss what there is and yet be left to those who know what it is for."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -45,6 +48,31 @@ def parse(path: Path) -> Any:
 def read_tensors(directory: Path) -> dict[str, Tensor]:
     """The tensors of all weight files, memory-mapped."""
     return {name: tensor for path in weight_files(directory) for name, tensor in read_safetensors(path).items()}
+
+
+WIDTHS = """
+    vocab_size type_vocab_size hidden_size d_model n_embd dim emb_dim embedding_size
+    intermediate_size n_inner hidden_dim d_ff ffn_dim encoder_ffn_dim decoder_ffn_dim dim_feedforward
+    head_dim d_kv relative_attention_num_buckets
+    num_attention_heads num_key_value_heads n_head n_heads num_heads nhead encoder_attention_heads decoder_attention_heads
+""".split()
+COUNTS = """
+    num_hidden_layers num_layers n_layer n_layers encoder_layers decoder_layers num_encoder_layers num_decoder_layers
+""".split()
+"""What configs call the sizes that some tensor has, and the numbers of layers, each of which has a tensor of its own."""
+
+
+def check_sizes(said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raise `CheckpointError` for sizes that no tensor has, before anything of that size is made."""
+    widest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+    for names, limit, lack in (
+        (WIDTHS, widest, f"no tensor is wider than {widest}"),
+        (COUNTS, len(tensors), f"there are {len(tensors)} tensors"),
+    ):
+        for name in names:
+            size = said.get(name)
+            if isinstance(size, int) and size > MANY * limit:
+                raise CheckpointError(f"config.json has {name} = {size}, but {lack}")
 
 
 def revision(*files: Path) -> str:
