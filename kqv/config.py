@@ -16,6 +16,9 @@ Head = Literal["none", "linear", "transform", "foreign"]
 """What makes logits of hidden states: nothing, a projection, or dense, activation, norm and projection (BERT's); or whatever the
 model has, where it isn't one of ours."""
 
+LONGEST_TABLE = 1 << 20
+"""Most positions that sines are computed for beforehand."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
@@ -154,6 +157,8 @@ class ModelConfig(ModelShape):
         self._settle("windows", (0,) * self.decoder_layers)
         if self.num_heads % self.num_key_value_heads:
             raise CheckpointError(f"{self.num_key_value_heads} key/value heads don't divide {self.num_heads} heads")
+        if self.positions == "sinusoidal" and self.context > LONGEST_TABLE:
+            raise CheckpointError(f"a table of sines for a context of {self.context} is past all measure; {LONGEST_TABLE} would do")
         if self.positions == "rotary" and self.d_head % 2:
             raise CheckpointError(f"rotary positions turn pairs of numbers, but a head has {self.d_head}")
         if self.positions == "relative" and not 4 <= self.relative_buckets < 2 * self.relative_max_distance:

@@ -30,7 +30,7 @@ def read_gguf(path: Path) -> Checkpoint:
     file = GgufFile(path)
     config = read_config(file)
     tokenizer = read_tokenizer(file.metadata, path.name)
-    transformer = assemble(Recipe(config=config, names=names(config), ignored=(STRETCH,)), file)
+    transformer = assemble(Recipe(config=config, names=names(config), ignored=(STRETCH,), described_by="the metadata"), file)
     return Checkpoint(transformer, None if tokenizer is None else Tokenizer(tokenizer), revision(path))
 
 

@@ -39,6 +39,8 @@ class Recipe:
     """Patterns of tensors that have no place in ours; a closing `**` stands for any rest."""
     spellings: tuple[tuple[str, str], ...] = ()
     """(usual, other): a file in which no name has the usual part has the other one instead, which may be empty."""
+    described_by: str = "config.json"
+    """Where the sizes are from, for errors to name."""
 
     def line(self, name: str) -> tuple[Parts, tuple[str, ...]]:
         """The line of the table that a tensor of ours has, and what its stars stand for."""
@@ -66,14 +68,17 @@ def assemble(recipe: Recipe, tensors: Mapping[str, Tensor]) -> Transformer:
     Ours that are made of the same tensor are one parameter, so that they stay tied when the model is moved. Raises
     `CheckpointError` for tensors that are missing, left over, of another shape, or of whole numbers.
     """
-    transformer = lay_out(recipe.config)
+    try:
+        transformer = lay_out(recipe.config)
+    except RuntimeError as error:  # torch's, where the bytes can't even be counted
+        raise CheckpointError(f"{recipe.described_by} gives sizes past all measure: {error}") from error
     state, parameters = transformer.state_dict(), dict(transformer.named_parameters())
     sources = find_sources(recipe, state, tensors.keys())
     check_names(recipe, {part.name for parts in sources.values() for part in parts}, tensors.keys())
     read: dict[Parts, Tensor] = {}
     for name, parts in sources.items():
         if parts not in read:
-            tensor = join(parts, [tensors[part.name] for part in parts], state[name].shape)
+            tensor = join(parts, [tensors[part.name] for part in parts], state[name].shape, recipe.described_by)
             read[parts] = nn.Parameter(tensor, requires_grad=False) if name in parameters else tensor
         state[name] = read[parts]
     transformer.load_state_dict(state, assign=True)
@@ -106,13 +111,13 @@ def check_names(recipe: Recipe, used: Collection[str], file: Collection[str]) ->
     patterns = list(map(recipe.respelt(file), recipe.ignored))
     missing = sorted(set(used) - set(file))
     if missing:
-        raise CheckpointError(f"the weights lack {listing(missing)}, which config.json calls for")
+        raise CheckpointError(f"the weights lack {listing(missing)}, which {recipe.described_by} calls for")
     unused = [name for name in file if name not in used and not any(matches(pattern, name) for pattern in patterns)]
     if unused:
-        raise CheckpointError(f"the weights hold {listing(unused)}, for which config.json has no place")
+        raise CheckpointError(f"the weights hold {listing(unused)}, for which {recipe.described_by} has no place")
 
 
-def join(parts: Parts, tensors: list[Tensor], shape: torch.Size) -> Tensor:
+def join(parts: Parts, tensors: list[Tensor], shape: torch.Size, described_by: str) -> Tensor:
     """The parts as one tensor of the expected shape; a single part that isn't changed isn't copied either."""
     for part, tensor in zip(parts, tensors, strict=True):
         if not tensor.is_floating_point():
@@ -126,7 +131,7 @@ def join(parts: Parts, tensors: list[Tensor], shape: torch.Size) -> Tensor:
     if joined is None or joined.shape != shape:
         shapes = " and ".join(f"{part.name} {list(tensor.shape)}" for part, tensor in zip(parts, tensors, strict=True))
         made = "don't fit together" if joined is None else f"make {list(joined.shape)}"
-        raise CheckpointError(f"the weights hold {shapes}, which {made}; config.json calls for {list(shape)}")
+        raise CheckpointError(f"the weights hold {shapes}, which {made}; {described_by} calls for {list(shape)}")
     return joined
 
 

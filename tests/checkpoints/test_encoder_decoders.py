@@ -251,3 +251,11 @@ def test_an_original_transformer_that_cannot_be_read_is_refused(tmp_path: Path, 
     tiny.rewrite_config(tmp_path, **changes)
     with pytest.raises(kqv.CheckpointError, match=message):
         kqv.load(tmp_path)
+
+
+def test_a_table_of_sines_past_all_measure_is_refused(tmp_path: Path) -> None:
+    write_original(tmp_path)
+    tiny.rewrite_tensors(tmp_path, lambda tensors: tensors.pop("positions"))
+    tiny.rewrite_config(tmp_path, max_position_embeddings=10**12)
+    with pytest.raises(kqv.CheckpointError, match="a table of sines for a context of 1000000000000"):
+        kqv.load(tmp_path)

@@ -161,7 +161,7 @@ CONTRADICTIONS: Harm = LACKING | {
     "a width past all measure": ({"llama.feed_forward_length": 1 << 31}, "a width of 2147483648, but no tensor is wider than 311"),
     "more heads": ({"llama.attention.head_count": 4}, r"hold blk\.0\.attn_q\.weight \[42, 42\]"),
     "more layers": ({"llama.block_count": 1 << 31}, r"announces 2147483648 layers, but lacks blk\.2147483647"),
-    "fewer layers": ({"llama.block_count": 2}, r"hold blk\.2\..* no place"),
+    "fewer layers": ({"llama.block_count": 2}, r"hold blk\.2\..* the metadata has no place"),
     "experts": ({"llama.expert_count": 8}, "expert_count = 8; kqv has no mixture of experts"),
     "a window": ({"llama.attention.sliding_window": 7}, "sliding_window = 7; kqv reads this architecture without"),
     "half-turned heads": ({"llama.rope.dimension_count": 6}, "dimension_count = 6; kqv reads heads that .* turned as a whole"),
@@ -192,7 +192,10 @@ def test_what_a_file_says_wrongly_is_named(tmp_path: Path, reference: Any, whole
 
 Change = Callable[[Weights], object]
 TENSORS: dict[str, tuple[Change, str]] = {
-    "one missing": (lambda weights: weights.pop("blk.1.attn_k.weight"), r"lack blk\.1\.attn_k\.weight"),
+    "one missing": (
+        lambda weights: weights.pop("blk.1.attn_k.weight"),
+        r"lack blk\.1\.attn_k\.weight, which the metadata calls for",
+    ),
     "one too many": (lambda weights: weights.update(extra=np.zeros(3, np.float32)), "hold extra"),
     "whole numbers": (
         lambda weights: weights.update({"output_norm.weight": np.zeros(42, np.int32)}),

@@ -128,8 +128,8 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "no config": (lambda d: (d / "config.json").unlink(), r"config\.json is missing"),
     "config cut short": (lambda d: (d / "config.json").write_text('{"model_type"'), r"config\.json is not JSON"),
     "config of a list": (lambda d: (d / "config.json").write_text("[]"), "holds no JSON object"),
-    "unknown kind": (lambda d: rewrite_config(d, model_type="mamba"), "model_type = 'mamba'.* kqv reads: bert, .*, t5, "),
-    "no kind": (lambda d: rewrite_config(d, model_type=None), "lacks model_type, .* kqv reads: bert, "),
+    "unknown kind": (lambda d: rewrite_config(d, model_type="mumble"), "model_type = 'mumble'.* kqv reads: bert, .*, t5, "),
+    "no kind": (lambda d: rewrite_config(d, model_type=None), "lacks model_type, which is a string"),
     "a kind that is a list": (lambda d: rewrite_config(d, model_type=["bert"]), r"model_type = \['bert'\]"),
     "a field left out": (lambda d: rewrite_config(d, intermediate_size=None), "lacks intermediate_size, .* a whole number above 0"),
     "a width of text": (lambda d: rewrite_config(d, hidden_size="wide"), "hidden_size = 'wide'"),
@@ -145,6 +145,18 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "relative positions": (lambda d: rewrite_config(d, position_embedding_type="relative_key"), "kqv reads absolute positions"),
     "a decoder": (lambda d: rewrite_config(d, is_decoder=True), "is_decoder = True; kqv reads the encoder alone"),
     "quantised by its config": (lambda d: rewrite_config(d, quantization_config={"bits": 4}), "quantization_config"),
+    "a width past all measure": (
+        lambda d: rewrite_config(d, hidden_size=10**12),
+        "hidden_size = 1000000000000, but no tensor is wider than 97",
+    ),
+    "layers past all number": (
+        lambda d: rewrite_config(d, num_hidden_layers=10**12),
+        r"num_hidden_layers = 10{12}, but there are 55",
+    ),
+    "positions past all measure": (
+        lambda d: rewrite_config(d, max_position_embeddings=10**18),
+        r"config\.json gives sizes past all measure",
+    ),
     "more layers than weights": (lambda d: rewrite_config(d, num_hidden_layers=4), r"lack encoder\.layer\.3\..* and 11 more"),
     "fewer layers than weights": (lambda d: rewrite_config(d, num_hidden_layers=2), r"hold encoder\.layer\.2\..* no place"),
     "another width": (
