@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from kqv.attention.variants import Comparison
 from kqv.config import Group
 
 
@@ -35,6 +36,10 @@ class GroupAnalysis:
     head_outputs: Float[Tensor, "L H n d"] | None = None
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
     """[L, H] by id, [L, H, Q] with `per_query`, [L, H, H] for similarity; NaN where undefined."""
+    attention: str | None = None
+    """What the layers attended by, where that was put in place of the model's own attention."""
+    comparison: Comparison | None = None
+    """Each head's distance from dense attention on the same queries, keys and values, [L, H]."""
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,11 @@ class ModelConfig(ModelShape):
     relative_max_distance: int = 128
     windows: tuple[int, ...] = ()
     """Keys that each decoder layer's query sees, itself included; 0 for all. Without it all layers see all."""
+    encoder_windows: tuple[int, ...] = ()
+    """Longformer: how many neighbours each encoder layer's query sees, an even number, half of them to either side. With it the
+    layers have second projections, by which the global tokens look. Without it all layers see all."""
+    global_tokens: Literal["none", "first"] = "none"
+    """Which of Longformer's tokens are global where nobody says so."""
     attention_scale: float = 0.0
     """Factor of the scores; 1/√d_head if 0."""
 
@@ -166,6 +171,10 @@ class ModelConfig(ModelShape):
             raise CheckpointError(f"relative positions need 4 buckets or more, and half of them within the distance, not {buckets}")
         if len(self.windows) != self.decoder_layers:
             raise CheckpointError(f"{len(self.windows)} windows are given for {self.decoder_layers} decoder layers")
+        if self.encoder_windows and len(self.encoder_windows) != self.encoder_layers:
+            raise CheckpointError(f"{len(self.encoder_windows)} windows are given for {self.encoder_layers} encoder layers")
+        if odd := [window for window in self.encoder_windows if not positive(window) or window % 2]:
+            raise CheckpointError(f"an encoder's windows are even, half of them to either side, and above 0, not {odd[0]!r}")
 
 
 def positive(value: object) -> bool:

@@ -122,6 +122,8 @@ def first_ids(config: ModelShape, source: TokenSequence, place: tuple[str | int,
 
 def check_selection(selection: Selection) -> None:
     """Raise `UnsupportedError` for what can't be put together from rows that come one by one."""
+    if selection.attention is not None:
+        raise UnsupportedError("a model writes by its own attention; analyze the finished text under another", ("attention",))
     if selection.weights == "pooled":
         raise UnsupportedError('a generation grows by rows, which can\'t be pooled; ask for weights "full" or "top"', ("weights",))
     whole = [name for name in selection.measures if DIAGNOSTICS[name].of_head]

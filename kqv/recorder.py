@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -13,12 +14,14 @@ from kqv.attention.dense import dense, repeat_heads
 from kqv.attention.fused import fused
 from kqv.attention.packed import AttentionCall, SequenceAttention, join
 from kqv.attention.result import AttentionResult
+from kqv.attention.variants import Comparison, Variant, compare
 from kqv.config import Group
-from kqv.diagnostics import DIAGNOSTICS, Subject, Tokens, diagnose, top_k
+from kqv.diagnostics import DIAGNOSTICS, Subject, Tokens, defined_for, diagnose, top_k
 from kqv.selection import Scope, Selection
 from kqv.tokenizer import Tokenizer
 
 CHECKS = frozenset({"row_sum_error", "forbidden_mass"})
+COMPARED = frozenset({"output_error", "weight_error"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +67,14 @@ class Recorder:
     def attend(self, call: AttentionCall) -> Float[Tensor, "N H D"]:
         """The packed call, one sequence at a time, each by the cheapest form that shows what is wanted of it."""
         results = []
-        for watch, kept, sequence in zip(self.watches, self.kept, call.sequences(), strict=True):
-            watched = watch.wants(call.group, call.layer)
-            result = sequence.by(dense if watched else fused)
+        for index, (watch, kept, sequence) in enumerate(zip(self.watches, self.kept, call.sequences(), strict=True)):
+            watched, override = watch.wants(call.group, call.layer), watch.scopes[call.group].attention
+            variant = call.variant(index, override)
+            result = attend(sequence, variant, watched)
             if watched:
-                kept[call.group][call.layer] = keep(watch, call, sequence, result)
+                kept[call.group][call.layer] = keep(watch, call, sequence, result, variant)
+            if watched and watch.selection.compare and override is not None:
+                kept[call.group][call.layer] |= keep_comparison(sequence, result, watch.scopes[call.group].heads)
             results.append(result)
         return join(call, results)
 
@@ -82,7 +88,12 @@ class Recorder:
         stacked = {name: torch.stack([layers[layer][name] for layer in scope.layers]) for name in names}
         diagnostics = {name: stacked.pop(name) for name in watch.selection.measures}
         top = TopWeights(stacked.pop("top_keys"), stacked.pop("top_weights")) if "top_keys" in stacked else None
-        return GroupAnalysis(scope.layers, scope.heads, top=top, diagnostics=diagnostics, **stacked)
+        compared = COMPARED & stacked.keys()
+        comparison = Comparison(**{name: stacked.pop(name) for name in compared}) if compared else None
+        kind = None if scope.attention is None else scope.attention.kind
+        return GroupAnalysis(
+            scope.layers, scope.heads, top=top, diagnostics=diagnostics, attention=kind, comparison=comparison, **stacked
+        )
 
     def checks(self, sequence: int) -> Checks | None:
         """The worst that was measured anywhere in the sequence."""
@@ -90,22 +101,35 @@ class Recorder:
         return Checks(**{name: max(float(kept[name]) for kept in layers) for name in CHECKS}) if layers else None
 
 
-def keep(watch: Watch, call: AttentionCall, sequence: SequenceAttention, result: AttentionResult) -> Kept:
+def attend(sequence: SequenceAttention, variant: Variant | None, watched: bool) -> AttentionResult:
+    """By the cheapest form that shows what is wanted: the output alone, or the weights too."""
+    if variant is None:
+        return sequence.by(dense if watched else fused)
+    return sequence.by(partial(variant, weights=watched))
+
+
+def keep(watch: Watch, call: AttentionCall, sequence: SequenceAttention, result: AttentionResult, variant: Variant | None) -> Kept:
     """What one sequence's selection asks of one layer, by name."""
     selection, scope = watch.selection, watch.scopes[call.group]
     chosen = result.entry(0).of_heads(scope.heads)
     weights, scaled_scores, visible = chosen.weights, chosen.scaled_scores, chosen.visible
-    assert weights is not None and scaled_scores is not None and visible is not None  # dense makes them all
+    assert weights is not None and visible is not None  # whatever is looked at makes them
     kept: Kept = keep_weights(weights[:, scope.queries, scope.keys].contiguous(), selection, scope.keys.start)
     kept |= keep_tensors(selection, scope, sequence, result)
     if "scaled_scores" in selection.outputs:
+        assert scaled_scores is not None  # a selection of what an attention lacks is refused
         kept["scaled_scores"] = scaled_scores[:, scope.queries, scope.keys].contiguous()
     if selection.measures:
         w_o = call.w_o.unflatten(-1, call.q.shape[1:])
         w_o = w_o if len(scope.heads) == call.q.shape[1] else w_o[:, list(scope.heads)]
         subject = Subject(weights, visible, chosen.output, watch.tokens[call.group], w_o, selection.top_k)
-        kept |= keep_diagnostics(subject, selection, scope)
+        kept |= defined_for(variant, keep_diagnostics(subject, selection, scope))
     return kept | measure_checks(weights, visible)
+
+
+def keep_comparison(sequence: SequenceAttention, result: AttentionResult, heads: tuple[int, ...]) -> Kept:
+    """The distance of some heads from dense attention on the same queries, keys and values."""
+    return {**vars(compare(result.entry(0).of_heads(heads), sequence.by(dense).entry(0).of_heads(heads)))}
 
 
 def keep_tensors(selection: Selection, scope: Scope, sequence: SequenceAttention, result: AttentionResult) -> Kept:

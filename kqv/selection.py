@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from kqv.attention.variants import Variant
 from kqv.config import Group, ModelShape
 from kqv.diagnostics import DEFAULT_DIAGNOSTICS, DIAGNOSTICS
 from kqv.errors import InputError
+from kqv.overrides import served
 
 Weights = Literal["full", "top", "pooled", "none"]
 Output = Literal["hidden", "pooled", "logits", "q", "k", "v", "scaled_scores", "head_outputs"]
@@ -33,6 +35,12 @@ class Selection:
     per_query: bool = False
     """Diagnostics a query instead of their mean."""
     outputs: tuple[Output, ...] = ("hidden",)
+    attention: Variant | None = None
+    """What the layers attend by in place of the model's own attention."""
+    groups: tuple[Group, ...] | None = None
+    """The kinds of attention that do so; all that it can serve without this."""
+    compare: bool = False
+    """With an `attention`: also each head's distance from dense attention on the same queries, keys and values."""
 
     def __post_init__(self) -> None:
         if self.weights not in get_args(Weights):
@@ -42,6 +50,18 @@ class Selection:
                 raise InputError(f"{field} is 1 or more, not {getattr(self, field)}", (field,))
         known(self.outputs, get_args(Output), "outputs")
         known(self.measures, tuple(DIAGNOSTICS), "diagnostics")
+        self.check_attention()
+
+    def check_attention(self) -> None:
+        """Raise `InputError` for what the attention can't show, and for a comparison without another attention."""
+        if self.compare and self.attention is None:
+            message = "compare gives the distance of another attention from dense; name one in attention, or leave compare out"
+            raise InputError(message, ("compare",))
+        if self.attention is not None and not self.attention.scores_pairs and "scaled_scores" in self.outputs:
+            message = (
+                f"{self.attention.kind} never makes scaled_scores of all pairs of tokens; leave it out, or look at the weights"
+            )
+            raise InputError(message, ("outputs", self.outputs.index("scaled_scores")))
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -53,7 +73,7 @@ class Selection:
     @property
     def looks_at_heads(self) -> bool:
         """Whether anything of the attention itself is wanted."""
-        return self.weights != "none" or bool(self.measures) or not PER_HEAD.isdisjoint(self.outputs)
+        return self.weights != "none" or bool(self.measures) or self.compare or not PER_HEAD.isdisjoint(self.outputs)
 
 
 @dataclass(frozen=True)
@@ -66,6 +86,8 @@ class Scope:
     keys: slice
     lengths: tuple[int, int]
     """Tokens on the side of the queries and of the keys, reported or not."""
+    attention: Variant | None = None
+    """What attends in place of the model's own attention."""
 
     @property
     def map_size(self) -> tuple[int, int]:
@@ -86,7 +108,8 @@ class Scope:
         outputs += queries * keys * ("scaled_scores" in selection.outputs)
         special = {"max_received": 1, "similarity": len(self.heads)}
         measures = sum(special.get(name, queries if selection.per_query else 1) for name in selection.measures)
-        return len(self.layers) * len(self.heads) * (weights[selection.weights] + outputs + measures)
+        compared = 2 * selection.compare * (self.attention is not None)
+        return len(self.layers) * len(self.heads) * (weights[selection.weights] + outputs + measures + compared)
 
 
 def scopes(selection: Selection, config: ModelShape, lengths: dict[Group, tuple[int, int]]) -> dict[Group, Scope]:
@@ -96,6 +119,8 @@ def scopes(selection: Selection, config: ModelShape, lengths: dict[Group, tuple[
     """
     deepest = max(config.groups.values())
     indices(selection.layers, deepest, "layers")
+    chosen = selection.attention
+    overridden = served(chosen, selection.groups, config, lengths) if chosen is not None else frozenset()
     return {
         group: Scope(
             layers=within(selection.layers, count),
@@ -103,6 +128,7 @@ def scopes(selection: Selection, config: ModelShape, lengths: dict[Group, tuple[
             queries=crop(selection.queries, lengths[group][0], "queries"),
             keys=crop(selection.keys, lengths[group][1], "keys"),
             lengths=lengths[group],
+            attention=chosen if group in overridden else None,
         )
         for group, count in config.groups.items()
     }

@@ -4,8 +4,8 @@ Everything here works on packed rows of tokens (`kqv.packing`). How the heads at
 the fused kernel, an analysis takes one that looks.
 """
 
+import functools
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn.functional import gelu, linear, relu, silu
 from torch.overrides import TorchFunctionMode
 
 from kqv.attention.biases import Bias, Linear, Relative, alibi_slopes
+from kqv.attention.longformer import GlobalHeads, Longformer
 from kqv.attention.masks import Causal, Everything, Mask, Window
 from kqv.attention.packed import Attend, AttentionCall, attend_fused
 from kqv.cache import Cache
@@ -25,7 +26,7 @@ from kqv.positions import Rotation, rotation, sinusoidal
 ACTIVATION: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu": relu,
     "gelu": gelu,
-    "gelu_tanh": partial(gelu, approximate="tanh"),
+    "gelu_tanh": functools.partial(gelu, approximate="tanh"),
     "silu": silu,
 }
 
@@ -78,6 +79,8 @@ class Attention(nn.Module):
         self.query_norm = nn.RMSNorm(self.d_head, config.norm_epsilon) if config.query_key_norm else nn.Identity()
         self.key_norm = nn.RMSNorm(self.d_head, config.norm_epsilon) if config.query_key_norm else nn.Identity()
         self.out_projection = nn.Linear(self.widths[0], config.d_model, bias=config.output_bias)
+        self.own = own(config, group, layer)
+        self.global_projection = nn.Linear(config.d_model, sum(self.widths), bias=config.query_key_value_bias) if self.own else None
 
     def forward(self, x: Float[Tensor, "N W"], run: Pass) -> Float[Tensor, "N W"]:
         """Attention of `x` to itself and what came before it, or in the cross group to the source."""
@@ -87,7 +90,8 @@ class Attention(nn.Module):
             q, keys, values = self.look_within(x, run)
         bias = None if self.group == "cross" else run.bias
         out = self.out_projection
-        call = AttentionCall(self.group, self.layer, q, run.packing, keys, values, out.weight, self.mask, bias, self.scale)
+        known = (self.group, self.layer, q, run.packing, keys, values, out.weight, self.mask, bias, self.scale)
+        call = AttentionCall(*known, own=self.own, global_heads=self.look_globally(x, run.packing))
         return out(run.attend(call).flatten(-2))
 
     def look_within(self, x: Float[Tensor, "N W"], run: Pass) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -97,6 +101,20 @@ class Attention(nn.Module):
         if run.rotation is not None:
             q, k = run.rotation(q), run.rotation(k)
         return q, *self.remember(run.packing.split(k), run.packing.split(v), run.caches)
+
+    def look_globally(self, x: Float[Tensor, "N W"], packing: Packing) -> Callable[[], tuple[GlobalHeads, ...]] | None:
+        """What makes each sequence's Q, K and V by the second projections, once and only if any of its tokens is global."""
+        projection = self.global_projection
+        if projection is None:
+            return None
+
+        @functools.cache
+        def project_globally() -> tuple[GlobalHeads, ...]:
+            parts = projection(x).split(self.widths, dim=-1)
+            heads = (packing.split(part.unflatten(-1, (-1, self.d_head))) for part in parts)
+            return tuple(GlobalHeads(*(tensor.transpose(0, 1) for tensor in each)) for each in zip(*heads, strict=True))
+
+        return project_globally
 
     def look_across(self, x: Float[Tensor, "N W"], run: Pass) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Q of `x`; K and V of each sequence's source, projected now or when it was first seen."""
@@ -317,3 +335,10 @@ def mask(config: ModelConfig, group: Group, layer: int) -> Mask:
         return Everything()
     window = config.windows[layer]
     return Causal() & Window(before=window - 1, after=0) if window else Causal()
+
+
+def own(config: ModelConfig, group: Group, layer: int) -> Longformer | None:
+    """What a layer attends by, where that isn't the softmax over all keys that its mask leaves."""
+    if group != "encoder" or not config.encoder_windows:
+        return None
+    return Longformer(window=config.encoder_windows[layer], global_tokens=(0,) if config.global_tokens == "first" else ())

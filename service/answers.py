@@ -28,6 +28,15 @@ class TopWeights(Answer):
     """[L][H][Q][k]."""
 
 
+class Comparison(Answer):
+    """How far each head is from dense attention on the same queries, keys and values."""
+
+    output_error: list[list[Figure]]
+    """‖O − O'‖ / ‖O'‖ over all queries, O' being dense attention's outputs; [L][H]."""
+    weight_error: list[list[Figure]]
+    """½ Σ_j |p_ij − p'_ij| as a mean over the queries; [L][H]."""
+
+
 class GroupAnswer(Answer):
     """One kind of attention of one sequence: L layers, H heads, Q queries, K keys, n tokens."""
 
@@ -53,6 +62,10 @@ class GroupAnswer(Answer):
     """[L][H][n][d_v]."""
     diagnostics: dict[str, list[list[Figure | list[Figure]]]] | None = None
     """By id: [L][H], [L][H][Q] with per_query, [L][H][H] for similarity; null where undefined."""
+    attention: Literal["longformer", "linformer", "performer"] | None = None
+    """What the layers attended by, where that was put in place of the model's own attention."""
+    comparison: Comparison | None = None
+    """With `compare`."""
 
 
 class Checks(Answer):

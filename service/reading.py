@@ -43,16 +43,29 @@ def read_analysis(body: requests.AnalyzeRequest, model: Model, settings: Setting
     selection = read_selection(body)
     jobs = [Job(sequence, selection) for sequence in read_sequences(body.input, model, body.truncate, settings)]
     for job in jobs:
-        if lacks_target(job.sequence, model):  # a crop may be one of the target, which nobody knows yet
-            model.scopes(job.sequence, replace(selection, queries=None, keys=None))
+        if lacks_target(job.sequence, model):  # a crop, or a window, may be one of the target, which nobody knows yet
+            model.scopes(job.sequence, replace(selection, queries=None, keys=None, attention=None, compare=False))
     return jobs
 
 
 def size_up(jobs: list[Job], model: Model, form: Form, settings: Settings, *, is_padded: bool = False) -> Asked[Job]:
-    """The jobs, which have their targets, and how large they are. Raises `AnswerTooLargeError` for too long an answer."""
+    """The jobs, which have their targets, and how large they are. Raises `AnswerTooLargeError` for too much."""
+    for job in jobs:
+        check_held(job, model, settings)
     numbers = [model.answer_numbers(*job) for job in jobs]
     predicted = predict_bytes(len(jobs) * max(numbers) if is_padded else sum(numbers), form, settings, SMALLER_ANALYSIS)
     return Asked(jobs, [cost(job.sequence) for job in jobs], predicted)
+
+
+def check_held(job: Job, model: Model, settings: Settings) -> None:
+    """Raise `AnswerTooLargeError` where another attention would take more memory than `/v1/attend` may."""
+    for scope in model.scopes(*job).values():
+        if scope.attention is None:
+            continue
+        held = scope.attention.held((model.config.num_heads, *scope.lengths, model.config.d_head))
+        if held > settings.max_attend_numbers:
+            message = f"{scope.attention.kind} takes {held} numbers in memory, more than the {settings.max_attend_numbers} allowed"
+            raise AnswerTooLargeError(f"{message}; make it smaller, or send shorter sequences")
 
 
 def lacks_target(sequence: TokenSequence, model: Model) -> bool:
@@ -74,6 +87,7 @@ def check_count(sequences: int, settings: Settings) -> None:
 
 def read_selection(body: requests.AnalyzeRequest) -> Selection:
     """What is to be kept of every sequence."""
+    groups = None if body.attention == "dense" else body.attention.groups
     return Selection(
         layers=None if body.layers is None else tuple(body.layers),
         heads=None if body.heads is None else tuple(body.heads),
@@ -85,6 +99,9 @@ def read_selection(body: requests.AnalyzeRequest) -> Selection:
         diagnostics=tuple(body.diagnostics) if isinstance(body.diagnostics, list) else body.diagnostics,
         per_query=body.per_query,
         outputs=tuple(body.outputs),
+        attention=read_variant(body.attention),
+        groups=None if groups is None else tuple(groups),
+        compare=body.compare,
     )
 
 

@@ -9,7 +9,7 @@ from kqv.inputs import Truncate
 from kqv.selection import Output, Weights
 from service.encoding import Encoding
 from service.tensors import AttentionMask, Matrices, Matrix
-from service.variants import AttentionOfTensors
+from service.variants import AttentionOfModel, AttentionOfTensors
 from service.wire import IDS, LIST, OBJECT, TEXT, Items, Number, Wire, one_of, plain_form, sequence_form, unbuilt
 
 Crop = Annotated[tuple[int, int], Strict(False)]  # a list outside of JSON too, where a file of tensors has one
@@ -97,10 +97,10 @@ class AnalyzeRequest(Wire):
     """Diagnostics of each query instead of their mean."""
     outputs: Items[Output] = ["hidden"]
     """What else to give: hidden states, pooled vector, logits, or the heads' own tensors."""
-    attention: Annotated[Literal["dense"], unbuilt("dense")] = "dense"
-    """The attention that the weights are run under. Only "dense" is built yet."""
-    compare: Annotated[bool, unbuilt(False)] = False
-    """How far another attention is from dense. Not built yet."""
+    attention: AttentionOfModel = "dense"
+    """What the layers attend by: "dense", which is the model's own attention, or an object with its `kind` and its parameters."""
+    compare: bool = False
+    """With another attention: also its distance from dense, of outputs and of weights, a layer and head."""
     interventions: Annotated[Items[Any], unbuilt([])] = []
     """Ablations. Not built yet."""
     truncate: Truncate = "error"

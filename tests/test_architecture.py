@@ -23,7 +23,7 @@ LAYERS = (
     ("kqv.huggingface", "kqv.huggingface.*"),
     ("kqv.analysis",),
     ("kqv.selection", "kqv.sampling"),
-    ("kqv.diagnostics",),
+    ("kqv.diagnostics", "kqv.overrides"),
     ("kqv.network",),
     ("kqv.transformer",),
     ("kqv.attention.packed", "kqv.attention.multi_head"),

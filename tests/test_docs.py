@@ -128,7 +128,7 @@ def test_every_route_has_a_heading(client: httpx.Client) -> None:
 def test_every_field_of_a_request_is_on_the_api_page(client: httpx.Client) -> None:
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
     page = read("docs/api.md")
-    kinds = ("LongformerHeads", "LinformerAttention", "PerformerAttention")
+    kinds = ("LongformerHeads", "LinformerOverride", "PerformerOverride")
     for name in ("AnalyzeRequest", "AttendRequest", "GenerateRequest", "SequenceObject", *kinds):
         for field in schemas[name]["properties"]:
             assert f"`{field}`" in page, f"docs/api.md says nothing of {field} of {name}"

@@ -86,7 +86,7 @@ class Linformer:
         heads, _, keys, _ = shape
         if not isinstance(mask, Everything):
             message = "linformer mixes all keys, later ones too, so every query sees every key"
-            raise InputError(
+            raise UnsupportedError(
                 f'{message}; leave the mask at "none", or take performer or longformer, which can be causal', ("mask",)
             )
         if biased:

@@ -92,6 +92,11 @@ class Longformer:
             raise InputError("window is missing; only a Longformer checkpoint has windows of its own", ("attention", "window"))
         return self.window // 2
 
+    @property
+    def widest(self) -> int:
+        """The largest dilation of any head."""
+        return max(self.dilation) if isinstance(self.dilation, tuple) else self.dilation
+
     def check(self, shape: tuple[int, int, int, int], mask: Mask, biased: bool) -> None:
         """Raise `InputError` where this attention can't serve a call of such heads, queries, keys and width."""
         heads, queries, keys, _ = shape
@@ -112,7 +117,7 @@ class Longformer:
 
     def check_reach(self, keys: int) -> None:
         """A window may go past the ends of the sequence from every token, but not past its whole length."""
-        widest = max(self.dilation) if isinstance(self.dilation, tuple) else self.dilation
+        widest = self.widest
         reach = self.side * widest
         if reach > keys:
             most = f"at most {2 * (keys // widest)} with this dilation" if keys >= widest else "a smaller dilation"

@@ -1,7 +1,7 @@
 """Attention over a packed batch: every sequence by itself, whatever else is in the row."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -9,8 +9,10 @@ from torch import Tensor
 
 from kqv.attention.biases import Bias, ShiftedBias
 from kqv.attention.fused import fused
+from kqv.attention.longformer import GlobalHeads, Longformer
 from kqv.attention.masks import Everything, Mask, Shifted
 from kqv.attention.result import AttentionResult
+from kqv.attention.variants import Variant
 from kqv.config import Group
 from kqv.packing import Packing
 
@@ -46,6 +48,22 @@ class AttentionCall:
     mask: Mask
     bias: Bias | None
     scale: float
+    own: Longformer | None = field(default=None, kw_only=True)
+    """What the layer attends by, where that isn't the softmax over all keys that the mask leaves."""
+    global_heads: Callable[[], tuple[GlobalHeads, ...]] | None = field(default=None, kw_only=True)
+    """Makes each sequence's queries, keys and values for global tokens, where the layer has projections to them."""
+
+    def variant(self, index: int, override: Variant | None = None) -> Variant | None:
+        """What a sequence attends by instead of the softmax over all that the mask leaves: an override, or the layer's own."""
+        chosen = self.own if override is None else override.at(self.layer)
+        if not isinstance(chosen, Longformer):
+            return chosen
+        if self.own is not None and (chosen is self.own or chosen.window is None):
+            whole = len(self.keys[index]) // chosen.widest  # a layer's own window may well be wider than a text
+            chosen = replace(chosen, window=2 * min(self.own.side, whole))
+        if not chosen.global_tokens or self.global_heads is None:
+            return chosen
+        return replace(chosen, global_heads=self.global_heads()[index])
 
     def sequences(self) -> Iterator[SequenceAttention]:
         """Each sequence by itself. In self-attention its queries are the last of its tokens, the others were read before."""
@@ -75,5 +93,5 @@ def join(call: AttentionCall, results: list[AttentionResult]) -> Float[Tensor, "
 
 
 def attend_fused(call: AttentionCall) -> Float[Tensor, "N H D"]:
-    """The packed call by the fused kernel, a sequence at a time."""
-    return join(call, [sequence.by(fused) for sequence in call.sequences()])
+    """The packed call by the fused kernel, or as the layer attends by itself, a sequence at a time."""
+    return join(call, [sequence.by(call.variant(index) or fused) for index, sequence in enumerate(call.sequences())])

@@ -42,6 +42,12 @@ class Fields:
         """A whole number above 0; a default may be 0, for none."""
         return self._take(names, default, positive, "a whole number above 0")
 
+    def sizes(self, name: str, count: int, default: int) -> tuple[int, ...]:
+        """Whole numbers above 0, as many as `count`: a list of them, or one for all."""
+        what = f"a whole number above 0, or a list of {count}"
+        value = self._take((name,), default, lambda value: positive(value) or is_list_of_sizes(value, count), what)
+        return tuple(value) if isinstance(value, list) else (value,) * count
+
     def count(self, name: str, default: int | None = None) -> int:
         """A whole number from 0 on."""
         return self._take((name,), default, is_count, "a whole number from 0 on")
@@ -117,3 +123,8 @@ def is_token_or_tokens(value: object) -> bool:
 def is_list_of_words(value: object) -> bool:
     """Whether a value from a file is a list of strings."""
     return isinstance(value, list) and all(isinstance(word, str) for word in value)
+
+
+def is_list_of_sizes(value: object, count: int) -> bool:
+    """Whether a value from a file is a list of as many whole numbers above 0."""
+    return isinstance(value, list) and len(value) == count and all(map(positive, value))

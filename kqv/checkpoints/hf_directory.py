@@ -17,6 +17,7 @@ from kqv.checkpoints.fields import Fields
 from kqv.checkpoints.files import check_sizes, read_json, read_objects, read_tensors, revision, weight_files
 from kqv.checkpoints.gpt2 import gpt2
 from kqv.checkpoints.llama import llama, mistral, qwen2, qwen3
+from kqv.checkpoints.longformer import longformer
 from kqv.checkpoints.names import Recipe, assemble
 from kqv.checkpoints.roberta import roberta
 from kqv.checkpoints.t5 import mt5, t5
@@ -35,6 +36,7 @@ READERS: dict[str, Callable[[Fields, Collection[str]], Recipe]] = {
     "distilbert": distilbert,
     "gpt2": gpt2,
     "llama": llama,
+    "longformer": longformer,
     "mistral": mistral,
     "mt5": mt5,
     "qwen2": qwen2,

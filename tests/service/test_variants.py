@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 import kqv
 from kqv.attention.longformer import GlobalHeads
+from service.answers import AnalyzeAnswer
 
 Q, K, V = (torch.randn(3, 7, width, generator=torch.Generator().manual_seed(width)) for width in (2, 2, 5))
 HEADS = {"q": Q.tolist(), "k": K.tolist(), "v": V.tolist()}
@@ -192,3 +193,49 @@ BAD: dict[str, tuple[dict[str, Any], list[str | int], str]] = {
 def test_what_cannot_be_attended_is_refused(client: httpx.Client, case: str) -> None:
     body, loc, complaint = BAD[case]
     check_invalid(client.post("/v1/attend", json=body), loc, complaint)
+
+
+TEXT = "the cat sat on the mat"
+
+
+def analyze(client: httpx.Client, **body: Any) -> Any:
+    response = client.post("/v1/analyze", json=body)
+    assert response.status_code == 200, response.text
+    AnalyzeAnswer.model_validate_json(response.content, strict=True)
+    return response.json()["results"]
+
+
+MODEL_VARIANTS: dict[str, tuple[dict[str, Any], Any]] = {
+    "longformer": (
+        {"kind": "longformer", "window": 2, "dilation": [1, 2, 1, 2, 1], "global_tokens": [0, -1]},
+        kqv.Longformer(window=2, dilation=(1, 2, 1, 2, 1), global_tokens=(0, -1)),
+    ),
+    "linformer": ({"kind": "linformer", "rank": 3, "share_layers": True}, kqv.Linformer(rank=3, share_layers=True)),
+    "performer": ({"kind": "performer", "features": 8, "groups": ["encoder"]}, kqv.Performer(features=8)),
+}
+
+
+@pytest.mark.parametrize("kind", MODEL_VARIANTS)
+def test_a_model_runs_under_it(client: httpx.Client, model: kqv.Model, kind: str) -> None:
+    asked, attention = MODEL_VARIANTS[kind]
+    [found] = analyze(client, input=TEXT, attention=asked, compare=True)
+    [expected] = model.analyze([TEXT], attention=attention, compare=True)
+    group, theirs = found["attention"]["encoder"], expected.attention["encoder"]
+    assert group["attention"] == kind
+    assert_close(torch.tensor(found["hidden"]), expected.hidden)
+    assert_close(torch.tensor(group["weights"]), theirs.weights)
+    for name in ("output_error", "weight_error"):
+        assert_close(torch.tensor(group["comparison"][name]), getattr(theirs.comparison, name))
+    assert (group["diagnostics"]["entropy"][0][0] is None) == (not attention.distributes)
+
+
+def test_dense_is_the_models_own_attention(client: httpx.Client) -> None:
+    [named], [silent] = analyze(client, input=TEXT, attention="dense"), analyze(client, input=TEXT)
+    assert named == silent
+    assert "comparison" not in named["attention"]["encoder"]
+
+
+def test_what_would_fill_the_memory_of_a_model_is_refused(client: httpx.Client) -> None:
+    for asked in ({"kind": "performer", "features": 10**12}, {"kind": "linformer", "rank": 10**12}):
+        document = problem(client.post("/v1/analyze", json={"input": TEXT, "attention": asked, "weights": "none"}), 413)
+        assert "make it smaller" in document["detail"]
