@@ -47,9 +47,12 @@ def digest_of(key: str) -> bytes:
 
 
 def new_key(name: str) -> tuple[str, str]:
-    """A key that nobody had before, and its entry for the file."""
+    """A key that nobody had before, and its entry for the file. Raises `InputError` for what can't be a key's name."""
     key = secrets.token_urlsafe(32)
-    return key, f"{name}:sha256:{digest_of(key).hex()}"
+    entry = f"{name}:sha256:{digest_of(key).hex()}"
+    if not ENTRY.fullmatch(entry):
+        raise InputError(f"a key's name is of letters, digits and ._- and begins with a letter or a digit; not {name!r}")
+    return key, entry
 
 
 def read_keys(text: str, source: str) -> tuple[Key, ...]:

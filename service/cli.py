@@ -207,6 +207,16 @@ def bench_command(
         raise typer.Exit(1)  # not one success
 
 
+@app.command("key")
+def key_command(name: Annotated[str, typer.Argument(help="What logs and limits will know the key by.")]) -> None:
+    """Make an API key: its entry for KQV_API_KEYS_FILE goes to stdout, the key itself to stderr, and nowhere else."""
+    from service.auth import new_key
+
+    key, entry = new_key(name)
+    typer.echo(f"the key of {name}, which is shown this once: {key}", err=True)
+    typer.echo(entry)
+
+
 def answer(*parts: RenderableType) -> None:
     """Print on stdout; where that is no terminal, a line may be longer than terminals are wide."""
     console = Console(highlight=False)

@@ -11,12 +11,14 @@ import pytest
 import tiny
 import torch
 import wheels
+from pydantic import SecretStr
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import kqv
 from kqv.analysis import Analysis, GroupAnalysis, TopWeights
 from kqv.store import BUILT_IN
+from service.auth import Keys
 from service.cli import app
 from service.settings import Settings
 from service.tables import describe
@@ -85,7 +87,8 @@ def test_models_lists_the_built_in_the_known_and_the_stored(store: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "arguments", ["--help", "models --store no/where", "pull --help", "analyze --help", "serve --help", "bench --help"]
+    "arguments",
+    ["--help", "models --store no/where", "pull --help", "analyze --help", "serve --help", "bench --help", "key a"],
 )
 def test_what_needs_no_model_does_not_load_torch(arguments: str) -> None:
     script = "import sys; from service.cli import app; app(sys.argv[1:], standalone_mode=False); sys.exit('torch' in sys.modules)"
@@ -93,6 +96,14 @@ def test_what_needs_no_model_does_not_load_torch(arguments: str) -> None:
         subprocess.run([sys.executable, "-c", script, *arguments.split()], cwd=ROOT, capture_output=True, check=False).returncode
         == 0
     )
+
+
+def test_key_is_told_apart_from_its_entry() -> None:
+    result = run("key", "dashboard")
+    entry, key = result.stdout.strip(), result.stderr.split()[-1]
+    assert entry.startswith("dashboard:sha256:")
+    assert key not in entry
+    assert Keys(Settings(api_keys=SecretStr(entry))).name_of(key) == "dashboard"
 
 
 def test_an_expected_error_is_one_line_on_stderr() -> None:
