@@ -49,7 +49,7 @@ async def generate(body: GenerateRequest, service: ServiceDependency, caller: Ca
     model = service.models.get(body.model)
     with stages.measure("tokenize"):
         asked = await run_off_loop(caller.request.state.is_long, read_generation, body, model, form, service.settings)
-    stages.amounts_to(model.id, len(asked.jobs), sum(asked.tokens))
+    stages.amounts_to(model.id, len(asked.jobs), sum(asked.tokens), sum(each.source.truncated > 0 for each in asked.jobs))
     is_large = asked.answer_bytes > service.settings.inline_encode_bytes
     writer = Writer(model, asked.jobs, asked.tokens, service.batcher)
     if body.stream:
@@ -92,7 +92,7 @@ def answer_fields(writer: Writer, stages: Stages) -> dict[str, Any]:
     """The answer by its fields."""
     generated = [writer.model.finish(generation) for generation in writer.generations]
     new_tokens = sum(len(each.token_ids) for each in generated)
-    stages.amounts_to(writer.model.id, len(generated), writer.prompt_tokens + new_tokens)
+    stages.tokens = writer.prompt_tokens + new_tokens
     return {
         "model": writer.model.id,
         "results": [generated_fields(each) for each in generated],

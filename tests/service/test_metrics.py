@@ -203,6 +203,14 @@ async def test_cut_sequences_are_counted(model: kqv.Model) -> None:
         assert (await read_metrics(client))["kqv_truncated_total"] == 2
 
 
+async def test_cut_prompts_are_counted(encoder_decoder: kqv.Model) -> None:
+    async with serving(make_app(encoder_decoder)) as client:
+        body = {"input": "a" * 10_000, "truncate": "left", "max_new_tokens": 2, "weights": "none", "diagnostics": "none"}
+        answer = await client.post("/v1/generate", json=body)
+        assert answer.status_code == 200, answer.text
+        assert (await read_metrics(client))["kqv_truncated_total"] == 1
+
+
 async def test_promtool_finds_nothing_to_complain_about(model: kqv.Model) -> None:
     async with serving(make_app(model)) as client:
         await ask_for_everything(client)
