@@ -98,6 +98,7 @@ ONE_SIDED: dict[str, tuple[str, str, dict[str, Any]]] = {
     "OLMo 2": ("Olmo2ForCausalLM", "Olmo2Config", GROUPED | {"hidden_size": 60}),
     "Starcoder 2": ("Starcoder2ForCausalLM", "Starcoder2Config", GROUPED | {"hidden_size": 60, "sliding_window": 5}),
     "SmolLM3": ("SmolLM3ForCausalLM", "SmolLM3Config", GROUPED | {"hidden_size": 60}),
+    "BitNet": ("BitNetForCausalLM", "BitNetConfig", GROUPED | {"hidden_size": 60}),
     "GLM-4": ("Glm4ForCausalLM", "Glm4Config", GROUPED | {"head_dim": 10}),
 }
 TWO_SIDED: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -322,6 +323,15 @@ def test_output_norms_are_those_of_the_projected_heads(pairs: Any) -> None:
     assert model.config.context == tiny.CONTEXT
     with pytest.raises(kqv.InputError, match="42 tokens, 1 more than the model's context of 41"):
         model.analyze([[5] * 42])
+
+
+def test_heads_that_no_linear_map_reads_add_nothing_that_is_defined(pairs: Any) -> None:
+    """BitNet has a norm between its heads and their projection, so that what one of them adds depends on the others."""
+    model, _ = pairs("BitNet")
+    [found] = model.analyze(parity.draw((5,)))
+    diagnostics = found.attention["decoder"].diagnostics
+    assert diagnostics["output_norm"].isnan().all()
+    assert diagnostics["entropy"].isfinite().all()
 
 
 def test_sequences_of_one_length_share_a_pass(pairs: Any) -> None:
