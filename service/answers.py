@@ -8,9 +8,6 @@ from kqv.config import Architecture, Group
 from kqv.generate import FinishReason
 
 Figure = float | None
-Vector = list[float]
-Rows = list[list[float]]
-Heads = list[list[list[list[float]]]]
 
 
 class Answer(BaseModel):
@@ -19,10 +16,27 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
+class EncodedAnswer(Answer):
+    """A tensor as bytes, with `encoding` "base64"."""
+
+    dtype: Literal["float32", "float64", "int64", "bool"]
+    """Type of one element, little-endian."""
+    shape: list[int]
+    """Its dimensions."""
+    data: str
+    """The elements, row-major, in base64."""
+
+
+Vector = list[float] | EncodedAnswer
+Rows = list[list[float]] | EncodedAnswer
+Stack = list[list[list[float]]] | EncodedAnswer
+Heads = list[list[list[list[float]]]] | EncodedAnswer
+
+
 class TopWeights(Answer):
     """The keys that each query looks at most, strongest first."""
 
-    keys: list[list[list[list[int]]]]
+    keys: list[list[list[list[int]]]] | EncodedAnswer
     """[L][H][Q][k] indices into the whole sequence."""
     weights: Heads
     """[L][H][Q][k]."""
@@ -56,11 +70,11 @@ class GroupAnswer(Answer):
     """[L][H][n][d_k]."""
     v: Heads | None = None
     """[L][H][n][d_v]."""
-    scaled_scores: list[list[list[list[Figure]]]] | None = None
+    scaled_scores: list[list[list[list[Figure]]]] | EncodedAnswer | None = None
     """[L][H][Q][K], null where masked."""
     head_outputs: Heads | None = None
     """[L][H][n][d_v]."""
-    diagnostics: dict[str, list[list[Figure | list[Figure]]]] | None = None
+    diagnostics: dict[str, list[list[Figure | list[Figure]]] | EncodedAnswer] | None = None
     """By id: [L][H], [L][H][Q] with per_query, [L][H][H] for similarity; null where undefined."""
     attention: Literal["longformer", "linformer", "performer"] | None = None
     """What the layers attended by, where that was put in place of the model's own attention."""
@@ -182,9 +196,9 @@ class TokenEvent(Answer):
 class HeadComparison(Answer):
     """How far each head is from dense attention on the same queries, keys and values."""
 
-    output_error: list[Figure]
+    output_error: list[Figure] | EncodedAnswer
     """‖O − O'‖ / ‖O'‖ over all queries, O' being dense attention's outputs; [H]."""
-    weight_error: list[Figure]
+    weight_error: list[Figure] | EncodedAnswer
     """½ Σ_j |p_ij − p'_ij| as a mean over the queries; [H]."""
 
 
@@ -192,23 +206,23 @@ class AttendAnswer(Answer):
     """The steps of attention, each named as in the formula: H heads, n queries, m keys. Another attention than dense leaves out
     those that it doesn't have."""
 
-    q: list[Rows] | None = None
+    q: Stack | None = None
     """[H][n][d_k]."""
-    k: list[Rows] | None = None
+    k: Stack | None = None
     """[H][m][d_k]."""
-    v: list[Rows] | None = None
+    v: Stack | None = None
     """[H][m][d_v]."""
-    scores: list[Rows] | None = None
+    scores: Stack | None = None
     """Q·Kᵀ, [H][n][m]."""
-    scaled_scores: list[list[list[Figure]]] | None = None
+    scaled_scores: list[list[list[Figure]]] | EncodedAnswer | None = None
     """scores · scale + bias, [H][n][m], null where masked."""
-    weights: list[Rows] | None = None
+    weights: Stack | None = None
     """softmax(scaled_scores), [H][n][m]."""
-    head_outputs: list[Rows] | None = None
+    head_outputs: Stack | None = None
     """weights · V, [H][n][d_v]."""
     output: Rows | None = None
     """Concat(head_outputs) · W_O, [n][d]; without projections the heads' outputs side by side."""
-    diagnostics: dict[str, list[Figure]] | None = None
+    diagnostics: dict[str, list[Figure] | EncodedAnswer] | None = None
     """By id, [H]; null where undefined."""
     comparison: HeadComparison | None = None
     """With `compare`."""

@@ -18,6 +18,7 @@ from service.auth import Admit, Keys, describe_keys
 from service.batching import Batcher, Limits
 from service.dependencies import Service
 from service.errors import add_handlers
+from service.examples import add_examples
 from service.heads import Heads
 from service.logs import log_request
 from service.metrics import Metrics
@@ -57,6 +58,7 @@ def create_app(settings: Settings, served: Models, tracing: Tracing | None = Non
         description=DESCRIPTION,
         openapi_tags=TAGS,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,  # what generated clients call the operation
         lifespan=partial(run, service, tracing),
     )
     app.state.service = service
@@ -73,6 +75,7 @@ def describe_app(app: FastAPI, public: frozenset[str]) -> dict[str, Any]:
     """The OpenAPI document."""
     document = describe(app)
     describe_keys(document, public)
+    add_examples(document)
     return document
 
 

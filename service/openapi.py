@@ -36,9 +36,19 @@ def tensor_file(others: dict[str, Any] | None = None) -> Responses:
     return {200: {"content": {"application/x-safetensors": FILE} | (others or {})}}
 
 
-def event_stream(example: str) -> dict[str, Any]:
-    """Server-sent events, likewise."""
-    return {"text/event-stream": {"schema": {"type": "string"}, "example": example}}
+def event_stream(**examples: str) -> dict[str, Any]:
+    """Server-sent events, likewise; of each kind the data of an example."""
+    schema = {
+        "type": "object",
+        "description": "One event of the stream.",
+        "properties": {
+            "event": {"enum": [*examples, "error"]},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+        },
+        "required": ["event", "data"],
+    }
+    shown = {name: {"value": {"event": name, "data": data}} for name, data in examples.items()}
+    return {"text/event-stream": {"schema": schema, "examples": shown}}
 
 
 def tensor_file_body() -> dict[str, Any]:

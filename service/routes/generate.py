@@ -22,21 +22,15 @@ from service.threads import run_off_loop
 
 router = APIRouter(prefix="/v1", tags=["attention"], route_class=TensorRoute)
 
-EXAMPLE = """\
-event: token
-data: {"index":0,"token_id":262,"token":"Ġthe","text":" the"}
-
-event: done
-data: {"model":"gpt2","results":[{"text":" the","token_ids":[262],"tokens":["Ġthe"],"finish_reason":"length"}],…}
-
-"""
+TOKEN = '{"index":0,"token_id":262,"token":"Ġthe","text":" the"}'
+DONE = '{"model":"gpt2","results":[{"text":" the","token_ids":[262],"tokens":["Ġthe"],"finish_reason":"length"}],"usage":{}}'
 
 
 @router.post(
     "/generate",
     summary="Generate texts",
     response_model=GenerateAnswer,
-    responses=problems(404, 406, *PROBLEMS_OF_WORK) | tensor_file(event_stream(EXAMPLE)),
+    responses=problems(404, 406, *PROBLEMS_OF_WORK) | tensor_file(event_stream(token=TOKEN, done=DONE)),
     openapi_extra=tensor_file_body(),
 )
 async def generate(body: GenerateRequest, service: ServiceDependency, caller: CallerDependency) -> Response:

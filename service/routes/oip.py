@@ -57,20 +57,20 @@ async def describe_server(request: Request) -> ServerMetadata:
 
 
 @router.get("/health/live", summary="Is the process alive? (protocol)", responses=open_inference_errors())
-async def live() -> Live:
+async def server_live() -> Live:
     """As `/livez`."""
     return Live()
 
 
 @router.get("/health/ready", summary="Should requests be sent here? (protocol)", responses=open_inference_errors(503))
-async def ready(service: ServiceDependency) -> Ready:
+async def server_ready(service: ServiceDependency) -> Ready:
     """As `/readyz`."""
     await check_accepting(service)
     return Ready()
 
 
 @router.get("/models/stats", summary="Count what was asked of all models", responses=open_inference_errors(503))
-async def count_all(service: ServiceDependency) -> StatisticsList:
+async def all_statistics(service: ServiceDependency) -> StatisticsList:
     """What has been asked of each model by this protocol since the server started."""
     return count(service, service.models.all())
 
@@ -99,7 +99,7 @@ async def model_config(model: ModelDependency) -> ModelConfiguration:
 
 @router.get("/models/{name}/versions/{version}/stats", include_in_schema=False)
 @router.get("/models/{name}/stats", summary="Count what was asked of a model", responses=open_inference_errors(404, 503))
-async def count_one(model: ModelDependency, service: ServiceDependency) -> StatisticsList:
+async def model_statistics(model: ModelDependency, service: ServiceDependency) -> StatisticsList:
     """What has been asked of it by this protocol since the server started."""
     return count(service, [model])
 
@@ -114,7 +114,7 @@ def count(service: Service, models: Sequence[Model]) -> StatisticsList:
     responses=open_inference_errors(400, 413, 415, 503),
     openapi_extra={"requestBody": {"content": {"application/json": {"schema": IndexRequest.model_json_schema()}}}},
 )
-async def index(request: Request, service: ServiceDependency) -> list[IndexedModel]:
+async def repository_index(request: Request, service: ServiceDependency) -> list[IndexedModel]:
     """Every model that is served. All of them are ready, whether or not the body asks for those alone."""
     content = await read_body(request)
     if content:

@@ -1,6 +1,7 @@
 """POST /v1/embeddings, as OpenAI's own client uses it."""
 
 import base64
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch.testing import assert_close
 
 import kqv
+from service.embeddings import EmbeddingsAnswer, EmbeddingsRequest
 
 TEXTS = ["the cat sat on the mat .", "a dog"]
 
@@ -52,6 +54,14 @@ def test_vectors_come_as_lists_or_base64(openai_client: openai.OpenAI, client: h
     text = answer.data[0].embedding
     assert isinstance(text, str)
     assert_close(torch.tensor(np.frombuffer(base64.b64decode(text), "<f4")), expected[0])
+
+
+def test_examples_are_answered(client: httpx.Client) -> None:
+    for example in EmbeddingsRequest.model_json_schema()["examples"]:
+        known = json.loads(json.dumps(example).replace("1996", "5").replace("4937", "6").replace("101", "2").replace("102", "3"))
+        response = client.post("/v1/embeddings", json=known)
+        assert response.status_code == 200, response.text
+        EmbeddingsAnswer.model_validate_json(response.content, strict=True)
 
 
 def test_fields_that_change_nothing_are_taken(openai_client: openai.OpenAI, model: kqv.Model) -> None:

@@ -12,6 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.oip.answers import InferAnswer
+from service.oip.requests import InferRequest
+
 LENGTH = "Inference-Header-Content-Length"
 TEXT = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["the cat"]}
 GOOD = {"inputs": [TEXT], "outputs": [{"name": "pooled"}]}
@@ -141,6 +144,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "an id that is no text": (GOOD | {"id": 7}, "id: Input should be a valid string"),
     "a huge id": (GOOD | {"id": "x" * 1025}, "at most 1024"),
 }
+
+
+def test_examples_are_answered(client: httpx.Client) -> None:
+    for example in InferRequest.model_json_schema()["examples"]:
+        known = json.loads(json.dumps(example).replace("1996", "5").replace("101", "2").replace("102", "3"))
+        response = infer(client, known)
+        assert response.status_code == 200, response.text
+        InferAnswer.model_validate_json(response.content, strict=True)
 
 
 @pytest.mark.parametrize("case", WRONG)

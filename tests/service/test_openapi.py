@@ -9,6 +9,10 @@ import pytest
 from serving import make_app
 
 import kqv
+from service import answers, embeddings
+from service.errors import ServiceError
+from service.examples import DETAILS
+from service.oip import answers as oip
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +99,36 @@ def test_problems_are_declared_as_what_they_are(document: dict[str, Any]) -> Non
     assert "401" not in document["paths"]["/livez"]["get"]["responses"]
 
 
+MODELS = {name: kind for module in (answers, embeddings, oip) for name, kind in vars(module).items() if isinstance(kind, type)}
+
+
+def test_every_answer_has_an_example_that_is_one(document: dict[str, Any]) -> None:
+    for name, operation in operations(document):
+        for status, response in operation["responses"].items():
+            content = next(iter(response["content"].values()))
+            schema = content["schema"].get("items", content["schema"])["$ref"].rpartition("/")[-1]
+            examples = content["example"] if isinstance(content["example"], list) else [content["example"]]
+            for example in examples:
+                MODELS[schema].model_validate_json(json.dumps(example), strict=True)
+                assert example.get("status", int(status)) in (int(status), "ok"), name
+
+
+def test_examples_of_errors_are_called_as_the_errors_are() -> None:
+    titles = {(kind.status, kind.title) for kind in concrete(ServiceError)} | {(500, "Internal Server Error")}
+    assert {(status, title) for status, (title, _) in DETAILS.items()} <= titles
+
+
+def concrete(kind: type[ServiceError]) -> set[type[ServiceError]]:
+    """The errors that know their status."""
+    return {kind}.intersection([kind] if hasattr(kind, "status") else []).union(*map(concrete, kind.__subclasses__()))
+
+
+def test_operations_have_plain_names(document: dict[str, Any]) -> None:
+    names = [operation["operationId"] for _, operation in operations(document)]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch("[a-z_]+", name) for name in names)
+
+
 @pytest.mark.parametrize("route", ["analyze", "attend", "tokenize"])
 def test_examples_are_answered(client: httpx.Client, document: dict[str, Any], route: str) -> None:
     examples = document["components"]["schemas"][f"{route.capitalize()}Request"]["examples"]
@@ -115,7 +149,7 @@ def test_examples_of_texts_are_gone_on_with(decoder_client: httpx.Client, docume
         response = decoder_client.post("/v1/generate", json=example)
         assert response.status_code == 200, response.text
     answers = document["paths"]["/v1/generate"]["post"]["responses"]["200"]["content"]
-    assert answers["text/event-stream"]["example"].startswith("event: token\ndata: {")
+    assert answers["text/event-stream"]["examples"]["token"]["value"]["data"].startswith('{"index":0')
     assert answers["application/json"]["schema"]["$ref"].endswith("/GenerateAnswer")
 
 
