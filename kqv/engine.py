@@ -88,6 +88,12 @@ class Model:
         whole = sum(sizes.get(name, 0) for name in set(selection.outputs))
         return whole + sum(part.numbers(selection, self.config) for part in self.scopes(sequence, selection).values())
 
+    def attention_cells(self, sequence: TokenSequence, selection: Selection) -> int:
+        """How many attention weights the analysis will look at, known likewise."""
+        if not selection.looks_at_heads:
+            return 0
+        return sum(part.cells(self.config) for part in self.scopes(sequence, selection).values())
+
     def analyze(self, inputs: Sequence[InputLike], *, truncate: Truncate = "error", **selection: Any) -> list[Analysis]:
         """Run the sequences as one batch and return what was asked of each; keywords are the fields of `Selection`.
 

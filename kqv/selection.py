@@ -94,6 +94,10 @@ class Scope:
         """Reported queries and keys."""
         return self.queries.stop - self.queries.start, self.keys.stop - self.keys.start
 
+    def cells(self, config: ModelShape) -> int:
+        """How many weights are looked at, of all heads: those that aren't reported are computed with the others."""
+        return len(self.layers) * config.num_heads * self.lengths[0] * self.lengths[1]
+
     def numbers(self, selection: Selection, config: ModelShape) -> int:
         """How many numbers the group's part of the answer holds."""
         queries, keys = self.map_size

@@ -1,15 +1,30 @@
 """A model's pass over a request's sequences: read, given their targets, let in, run and waited for."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kqv import Analysis, Job, Model
+from kqv import Analysis, Input, Job, Model, Selection
+from service.batching import Batcher
 from service.caller import Caller
 from service.dependencies import Service
 from service.encoding import Form
 from service.generating import complete
 from service.reading import size_up
 from service.threads import run_off_loop
+from service.work import Analyze, size_of
+
+WARM_UP_TOKENS = (9, 41, 128)
+WARM_UP_ROUNDS = 2
+
+
+async def warm_up(model: Model, batcher: Batcher) -> None:
+    """Have every worker analyze sequences of usual lengths, so that no request pays for what is only done the first time."""
+    for length in WARM_UP_TOKENS:
+        ids = [0] * min(length, model.config.context)
+        given = Input(tokens=ids, target=ids if model.config.architecture == "encoder-decoder" else None)
+        jobs = [Job(model.read(given), Selection(weights="none"))] * WARM_UP_ROUNDS * batcher.workers
+        await asyncio.gather(*batcher.submit(Analyze(model), jobs, [size_of(job, model) for job in jobs]))
 
 
 @dataclass(frozen=True)
@@ -40,9 +55,9 @@ async def analyze(
         jobs = await run_off_loop(caller.request.state.is_long, read)
     jobs, written = await complete(jobs, model, service.batcher, caller)
     asked = size_up(jobs, model, form, service.settings, is_padded=is_padded)
-    stages.amounts_to(model.id, len(jobs), sum(asked.tokens), sum(job.sequence.truncated > 0 for job in jobs))
-    done = await caller.wait_for(service.batcher.submit(model.analyze_jobs, asked.jobs, asked.tokens))
+    stages.amounts_to(model.id, len(jobs), asked.tokens, sum(job.sequence.truncated > 0 for job in jobs))
+    done = await caller.run(Analyze(model), asked)
     stages.took([[*before, each] for before, each in zip(written, done, strict=True)])
     analyses = [each.result for each in done]
     service.heads.follow(model, jobs, analyses, service.batcher)
-    return Analyzed(analyses, sum(asked.tokens), asked.answer_bytes > service.settings.inline_encode_bytes)
+    return Analyzed(analyses, asked.tokens, asked.answer_bytes > service.settings.inline_encode_bytes)

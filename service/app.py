@@ -15,7 +15,8 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from service.auth import Admit, Keys, describe_keys
-from service.batching import Batcher, Limits
+from service.batching import Batcher, Limits, Watcher
+from service.caller import Answers
 from service.dependencies import Service
 from service.errors import add_handlers
 from service.examples import add_examples
@@ -25,9 +26,11 @@ from service.metrics import Metrics
 from service.middleware import Bound, Observe, Shield
 from service.models import Models
 from service.openapi import describe
+from service.queue import Size
 from service.routes import analyze, attend, embeddings, generate, health, metrics, models, oip, tokenize
 from service.settings import Settings
 from service.tracing import Tracing
+from service.workers import make_crew
 
 DESCRIPTION = """\
 The K, Q and V of a transformer over HTTP: attention weights, outputs and per-head diagnostics of real models.
@@ -82,10 +85,10 @@ def describe_app(app: FastAPI, public: frozenset[str]) -> dict[str, Any]:
 def make_service(settings: Settings, served: Models) -> Service:
     """All that outlives a request."""
     figures = Metrics()
-    limits = Limits(settings.max_waiting_tokens, settings.max_waiting_sequences, settings.max_batch_tokens)
     heads = Heads(settings, served)
     figures.registry.register(heads)
-    service = Service(settings, served, Batcher(limits, figures), figures, heads, Keys(settings))
+    batcher, answers = make_batcher(settings, served, figures), Answers(settings.max_held_answer_bytes)
+    service = Service(settings, served, batcher, answers, figures, heads, Keys(settings))
     figures.follow(lambda: service.batcher.load, lambda: service.ready, lambda: service.draining)
     return service
 
@@ -116,6 +119,14 @@ def assets(app: FastAPI) -> frozenset[str]:
     return frozenset(
         f"{path}/{file.relative_to(folder)}" for path, folder in folders for file in folder.rglob("*") if file.is_file()
     )
+
+
+def make_batcher(settings: Settings, served: Models, watcher: Watcher) -> Batcher:
+    """The batcher that the settings describe."""
+    batch = Size(settings.max_batch_tokens, settings.max_batch_cells, settings.max_batch_answer_bytes)
+    limits = Limits(settings.max_waiting_tokens, settings.max_waiting_sequences, batch)
+    crew = make_crew(settings.workers, settings.threads, settings.wide_batch_tokens, settings.device)
+    return Batcher(limits, crew, watcher, probe=served.probe)
 
 
 @asynccontextmanager

@@ -97,9 +97,19 @@ class Attention:
         return shown
 
 
-def attend_each(device: torch.device, jobs: Sequence[Attention]) -> list[dict[str, Any]]:
-    """The batcher's work: the answers' fields, in order."""
-    return [job.run(device) for job in jobs]
+@dataclass(frozen=True, eq=False)
+class Attend:
+    """Work for the batcher: the answers' fields. Equal to no other, for nothing would be gained by sharing a batch."""
+
+    device: torch.device
+
+    @property
+    def lane(self) -> str:
+        """All attention on callers' tensors."""
+        return "attend"
+
+    def __call__(self, jobs: Sequence[Attention]) -> list[dict[str, Any]]:
+        return [job.run(self.device) for job in jobs]
 
 
 def of_heads(given: Tensors, options: Mapping[str, Any]) -> Steps:

@@ -3,36 +3,22 @@
 It is work-conserving. An idle device starts at once; while it is busy the queue grows, and the next batch with it. There is no
 timer: to wait for company would only cost those time who come alone.
 
-The batcher knows nothing of models: a job is anything, with a cost in tokens, and a function that works on a list of such jobs.
+The batcher knows nothing of models: a job is anything that has a size, and its work a function of a list of such jobs. `queue` says
+who goes next, `workers` runs it; here is who is let in, and what becomes of those who wait.
 """
 
 import asyncio
-import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from kqv import InputError
 from service.errors import OverloadedError, UnavailableError
-
-logger = logging.getLogger(__name__)
-
-Work = Callable[[Sequence[Any]], Sequence[Any]]
-"""Makes a result of each job, in order, or an `Unfinished` one. Jobs whose `Work` is equal may share a batch."""
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One trip to the device."""
-
-    started: float
-    """On the monotonic clock."""
-    seconds: float
-    jobs: int
-    cost: int
+from service.queue import Queue, Size, Waiting, Work, total
+from service.workers import Crew, Outcome, Ran, Run, Workers, WorkersFailedError
 
 
 class Done(NamedTuple):
@@ -46,35 +32,27 @@ class Done(NamedTuple):
 
 
 class Unfinished(NamedTuple):
-    """What work makes of a job that goes on: the result of this run, and what the next one costs."""
+    """What work makes of a job that goes on: the result of this run, and what the next one takes."""
 
     result: Any
-    cost: int
-
-
-class Waiting(NamedTuple):
-    """A job in the queue; its future is cancelled when nobody wants the result any more."""
-
-    work: Work
-    job: Any
-    cost: int
-    future: asyncio.Future[Done]
-    since: float
+    size: Size
 
 
 class Load(NamedTuple):
     """What the device has to do."""
 
     waiting: int
+    """Jobs."""
     running: int
     waiting_cost: int
+    """Tokens."""
 
 
 class Watcher:
     """Is told what happens, on the thread where it happens; this one doesn't care."""
 
     def ran(self, run: Run, largest: int) -> None:
-        """A batch was done, whose largest job cost so much."""
+        """A batch was done, whose largest job was of so many tokens."""
 
     def failed(self) -> None:
         """A job failed by itself, and not for what was asked."""
@@ -87,129 +65,153 @@ class Watcher:
 class Limits:
     """How much may wait, and how much goes to the device at once."""
 
-    waiting_cost: int
+    waiting_tokens: int
     waiting_jobs: int
-    batch_cost: int
+    batch: Size
+
+
+ALONE = Crew(workers=1)
 
 
 class Batcher:
-    """A queue, and the one thread that uses the device. It belongs to the event loop that starts it."""
+    """A queue and the workers that empty it. It belongs to the event loop that starts it."""
 
-    def __init__(self, limits: Limits, watcher: Watcher | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        crew: Crew = ALONE,
+        watcher: Watcher | None = None,
+        probe: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`probe` raises where the device will never work again; it is asked after each failure."""
         self._limits = limits
         self._watcher = watcher or Watcher()
-        self._running = 0
-        self._changed = threading.Condition()
-        self._queue: list[Waiting] = []
+        self._queue = Queue(limits.batch)
+        self._workers = Workers(crew, self._queue, self._settle, probe)
         self._closing = False
-        self._cost_per_s = 0.0
-        self._thread = threading.Thread(target=self._serve, name="device", daemon=True)
+        self._tokens_per_s = 0.0
 
     def start(self) -> None:
         """Begin to work."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        self._workers.start()
 
     async def close(self) -> None:
         """Take nothing more, finish what waits, and stop."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        await asyncio.to_thread(self._thread.join)
+        self._closing = True
+        await asyncio.to_thread(self._workers.close)
 
-    def submit(self, work: Work, jobs: Sequence[Any], costs: Sequence[int]) -> list[asyncio.Future[Done]]:
-        """Queue all of a request's jobs, or none of them; returns their results' futures.
-
-        Raises `OverloadedError` where too much waits already: never for an empty queue, so that no request is too large for ever.
-        """
-        now = time.monotonic()
-        entries = [Waiting(work, job, cost, self._loop.create_future(), now) for job, cost in zip(jobs, costs, strict=True)]
-        with self._changed:
-            if self._closing:
-                raise UnavailableError("this replica is about to stop", retry_after_s=1)
-            queued = sum(entry.cost for entry in self._queue)
-            fits = queued + sum(costs) <= self._limits.waiting_cost and len(self._queue) + len(jobs) <= self._limits.waiting_jobs
-            if self._queue and not fits:
-                raise OverloadedError(f"{queued} tokens wait for the device already", self._seconds_for(queued))
-            self._queue += entries
-            self._changed.notify()
-        return [entry.future for entry in entries]
+    @property
+    def workers(self) -> int:
+        """How many batches run side by side."""
+        return self._workers.count
 
     @property
     def load(self) -> Load:
         """What waits and runs at the moment."""
-        with self._changed:
-            return Load(len(self._queue), self._running, sum(entry.cost for entry in self._queue))
+        with self._workers.changed:
+            return Load(len(self._queue), self._workers.running, self._queue.size.tokens)
 
-    def _seconds_for(self, cost: int) -> int:
-        """How long the device will take for so much, judged by what it did before."""
-        return max(1, math.ceil(cost / self._cost_per_s)) if self._cost_per_s else 1
+    @property
+    def broken(self) -> bool:
+        """Whether nothing will ever run here again."""
+        return self._workers.failure is not None
 
-    def _serve(self) -> None:
-        """The device thread: batch after batch until closed."""
-        while self._serve_one():
-            pass
+    def submit(self, work: Work, jobs: Sequence[Any], sizes: Sequence[Size]) -> list[asyncio.Future[Done]]:
+        """Queue all of a request's jobs, or none of them; returns their results' futures. To cancel one frees its place.
 
-    def _serve_one(self) -> bool:
-        """Wait for a batch and run it; false once there will be none. A frame of its own, so that no result outlives its batch."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closing)
-            queued = len(self._queue)
-            batch, rest = next_batch(self._queue, self._limits.batch_cost)
-            self._queue, self._running = rest, len(batch)
-            more = bool(self._queue) or not self._closing
-        self._watcher.cancelled("queue", queued - len(batch) - len(rest))
-        if batch:
-            self._run(batch)
-            self._running = 0
-        return more
+        Raises `OverloadedError` where too much waits already: never for an empty queue, so that no request is too large for ever.
+        """
+        now = time.monotonic()
+        waiting = [Waiting(work, job, size, self._loop.create_future(), now) for job, size in zip(jobs, sizes, strict=True)]
+        with self._workers.changed:
+            self._let_in(waiting)
+        for each in waiting:
+            each.future.add_done_callback(partial(self._left, each))
+        return [each.future for each in waiting]
 
-    def _run(self, batch: list[Waiting]) -> None:
-        """Run a batch; one that fails is halved until a poisoned job fails alone."""
-        started = time.monotonic()
-        try:
-            results = batch[0].work([entry.job for entry in batch])
-            run = Run(started, time.monotonic() - started, len(batch), sum(entry.cost for entry in batch))
-            outcomes = [Done(result, started - entry.since, run) for entry, result in zip(batch, results, strict=True)]
-        except Exception as error:
-            if len(batch) == 1:
-                if not isinstance(error, InputError):
-                    self._watcher.failed()
-                self._settle(batch, [error])
-                return
-            logger.warning("a batch of %d failed, and is tried again in halves: %r", len(batch), error)
-            half = len(batch) // 2
-            self._run(batch[:half])
-            self._run(batch[half:])
-            return
-        self._measure(run.cost, run.seconds)
-        self._watcher.ran(run, max(entry.cost for entry in batch))
-        self._watcher.cancelled("forward", sum(entry.future.cancelled() for entry in batch))
-        self._settle(batch, [self._go_on(entry, done) for entry, done in zip(batch, outcomes, strict=True)])
+    def _let_in(self, waiting: Sequence[Waiting]) -> None:
+        """All or none. The lock is held."""
+        if self._closing:
+            raise UnavailableError("this replica is about to stop", retry_after_s=1)
+        if self.broken:
+            raise failed_device()
+        queued, more = self._queue.size.tokens, total(each.size for each in waiting).tokens
+        fits = queued + more <= self._limits.waiting_tokens and len(self._queue) + len(waiting) <= self._limits.waiting_jobs
+        if self._queue and not fits:
+            raise OverloadedError(f"{queued} tokens wait for the device already", self._seconds_for(queued))
+        self._queue.put(waiting)
+        self._workers.changed.notify()
 
-    def _go_on(self, entry: Waiting, done: Done) -> Done:
-        """Put a job that goes on behind those that wait: before the next batch is made up, so that jobs stay in step.
+    def _seconds_for(self, tokens: int) -> int:
+        """How long the workers will take for so much, judged by what they did before."""
+        return max(1, math.ceil(tokens / (self._tokens_per_s * self._workers.count))) if self._tokens_per_s else 1
+
+    def _left(self, waiting: Waiting, future: asyncio.Future[Done]) -> None:
+        """Free the place of a job that nobody wants any more."""
+        if future.cancelled():
+            with self._workers.changed:
+                was_waiting = self._queue.drop(waiting)
+            if was_waiting:
+                self._watcher.cancelled("queue", 1)
+
+    def _settle(self, jobs: Sequence[Waiting], outcomes: Sequence[Outcome], given_up: int) -> None:
+        """On a worker's thread: hand the outcomes to those who wait, on theirs. So many others were given up before they ran."""
+        self._watcher.cancelled("queue", given_up)
+        self._watcher.cancelled("forward", sum(waiting.future.cancelled() for waiting in jobs))
+        for run, largest in runs(jobs, outcomes).items():
+            self._measure(run)
+            self._watcher.ran(run, largest)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception) and not isinstance(outcome, InputError):
+                self._watcher.failed()
+        settled = [self._settled(waiting, outcome) for waiting, outcome in zip(jobs, outcomes, strict=True)]
+        self._loop.call_soon_threadsafe(settle, [waiting.future for waiting in jobs], settled)
+
+    def _settled(self, waiting: Waiting, outcome: Outcome) -> Done | Exception:
+        """What the one who waits is told."""
+        if isinstance(outcome, WorkersFailedError):
+            return failed_device()
+        if isinstance(outcome, Exception):
+            return outcome
+        done = Done(outcome.result, outcome.run.started - waiting.since, outcome.run)
+        return self._go_on(waiting, done) if isinstance(outcome.result, Unfinished) else done
+
+    def _go_on(self, waiting: Waiting, done: Done) -> Done | Exception:
+        """Let a job that goes on wait again, from before the next batch is made up, so that jobs stay in step.
 
         It was let in once, so no limit refuses it now.
         """
-        if not isinstance(done.result, Unfinished):
-            return done
-        result, cost = done.result
-        if entry.future.cancelled():
+        result, size = done.result
+        if waiting.future.cancelled():
             return done._replace(result=result)
-        again = entry._replace(cost=cost, future=self._loop.create_future(), since=time.monotonic())
-        with self._changed:
-            self._queue.append(again)
+        again = Waiting(waiting.work, waiting.job, size, self._loop.create_future(), time.monotonic())
+        with self._workers.changed:
+            if self.broken:
+                return failed_device()
+            self._queue.put([again])
+        again.future.add_done_callback(partial(self._left, again))
         return done._replace(result=result, next=again.future)
 
-    def _measure(self, cost: int, seconds: float) -> None:
-        """Follow the device's speed, as it was over the last few batches."""
-        cost_per_s = cost / max(seconds, 1e-9)
-        self._cost_per_s += (cost_per_s - self._cost_per_s) * (0.2 if self._cost_per_s else 1.0)
+    def _measure(self, run: Run) -> None:
+        """Follow a worker's speed, as it was over the last few batches."""
+        if run.cost:
+            tokens_per_s = run.cost / max(run.seconds, 1e-9)
+            self._tokens_per_s += (tokens_per_s - self._tokens_per_s) * (0.2 if self._tokens_per_s else 1.0)
 
-    def _settle(self, batch: Sequence[Waiting], outcomes: Sequence[Done | Exception]) -> None:
-        """Hand the outcomes to those who wait, on their own thread."""
-        self._loop.call_soon_threadsafe(settle, [entry.future for entry in batch], outcomes)
+
+def failed_device() -> UnavailableError:
+    """What is said once nothing runs any more."""
+    return UnavailableError("the device of this replica has failed", retry_after_s=1)
+
+
+def runs(jobs: Sequence[Waiting], outcomes: Sequence[Outcome]) -> dict[Run, int]:
+    """The runs that made the outcomes, each with the tokens of its largest job."""
+    largest: dict[Run, int] = {}
+    for waiting, outcome in zip(jobs, outcomes, strict=True):
+        if isinstance(outcome, Ran):
+            largest[outcome.run] = max(largest.get(outcome.run, 0), waiting.size.tokens)
+    return largest
 
 
 def settle(futures: Sequence[asyncio.Future[Done]], outcomes: Sequence[Done | Exception]) -> None:
@@ -231,21 +233,3 @@ def abandon(future: asyncio.Future[Done]) -> None:
         if following is None:
             return
         future = following
-
-
-def next_batch(queue: Sequence[Waiting], budget: int) -> tuple[list[Waiting], list[Waiting]]:
-    """The head of the queue with what may go along, and the rest, in order. What nobody waits for any more is in neither.
-
-    The head always goes, however large, so that nobody starves; those that fit beside it may overtake those that don't.
-    """
-    batch: list[Waiting] = []
-    rest: list[Waiting] = []
-    for entry in queue:
-        if entry.future.cancelled():
-            continue
-        if not batch or (entry.work == batch[0].work and entry.cost <= budget):
-            batch.append(entry)
-            budget -= entry.cost
-        else:
-            rest.append(entry)
-    return batch, rest

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import defaultdict
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from fastapi import Depends, Header, Request
 
 from service.auth import Keys
 from service.batching import Batcher
-from service.caller import Caller
+from service.caller import Answers, Caller
 from service.heads import Heads
 from service.metrics import Metrics
 from service.models import Models
@@ -24,6 +25,7 @@ class Service:
     settings: Settings
     models: Models
     batcher: Batcher
+    answers: Answers
     metrics: Metrics
     heads: Heads
     keys: Keys
@@ -54,10 +56,15 @@ async def get_caller(
     request: Request,
     service: ServiceDependency,
     x_request_timeout_ms: Annotated[int | None, Header(ge=1, le=86_400_000, description="How long the caller will wait.")] = None,
-) -> Caller:
-    """The caller, with the deadline that the header or the settings give."""
+) -> AsyncIterator[Caller]:
+    """The caller, with the deadline that the header or the settings give; it leaves when the answer has been sent."""
     timeout_ms = x_request_timeout_ms or service.settings.request_timeout_ms
-    return Caller(request, timeout_ms, asyncio.get_running_loop().time() + timeout_ms / 1e3)
+    deadline = asyncio.get_running_loop().time() + timeout_ms / 1e3
+    caller = Caller(request, timeout_ms, deadline, service.batcher, service.answers)
+    try:
+        yield caller
+    finally:
+        caller.leave()
 
 
 CallerDependency = Annotated[Caller, Depends(get_caller)]

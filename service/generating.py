@@ -9,7 +9,8 @@ from kqv.config import Group
 from kqv.generate import FinishReason
 from service.batching import Batcher, Done, Unfinished, abandon
 from service.caller import Caller
-from service.reading import first_cost, lacks_target
+from service.queue import Size
+from service.reading import first_size, lacks_target
 
 
 class Written(NamedTuple):
@@ -28,6 +29,11 @@ class Step:
 
     model: Model
 
+    @property
+    def lane(self) -> Model:
+        """Models share the device fairly."""
+        return self.model
+
     def __call__(self, generations: Sequence[Generation]) -> list[Written | Unfinished]:
         self.model.advance(generations)
         return [written(generation) for generation in generations]
@@ -36,19 +42,19 @@ class Step:
 def written(generation: Generation) -> Written | Unfinished:
     """The last step's result."""
     result = Written(generation.read[-1], generation.text, generation.steps[-1], generation.finish_reason)
-    return Unfinished(result, len(generation.unread)) if generation.finish_reason is None else result
+    return Unfinished(result, Size(len(generation.unread))) if generation.finish_reason is None else result
 
 
 class Writer:
     """The generations of one request, let in together. Raises `OverloadedError` where too much waits already."""
 
-    def __init__(self, model: Model, generations: Sequence[Generation], costs: Sequence[int], batcher: Batcher) -> None:
+    def __init__(self, model: Model, generations: Sequence[Generation], sizes: Sequence[Size], batcher: Batcher) -> None:
         self.model = model
         self.generations = generations
-        self.prompt_tokens = sum(costs)
+        self.prompt_tokens = sum(size.tokens for size in sizes)
         self.runs: list[list[Done]] = [[] for _ in generations]
         """Of each generation, those that are over."""
-        self._under_way = dict(enumerate(batcher.submit(Step(model), generations, costs)))
+        self._under_way = dict(enumerate(batcher.submit(Step(model), generations, sizes)))
 
     async def write(self, caller: Caller) -> AsyncIterator[tuple[int, Written]]:
         """Each token as it comes, with the index of its generation. Raises as `Caller.wait_for` does; nothing is written then."""
@@ -92,7 +98,7 @@ async def complete(jobs: Sequence[Job], model: Model, batcher: Batcher, caller: 
     runs: list[list[Done]] = [[] for _ in jobs]
     if missing:
         generations = [model.begin_target(jobs[index].sequence, place(index, jobs)) for index in missing]
-        writer = Writer(model, generations, [first_cost(generation, model) for generation in generations], batcher)
+        writer = Writer(model, generations, [first_size(generation, model) for generation in generations], batcher)
         await writer.finish(caller)
         for index, generation, its_runs in zip(missing, writer.generations, writer.runs, strict=True):
             completed[index] = jobs[index]._replace(sequence=model.with_target(generation))

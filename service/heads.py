@@ -23,6 +23,7 @@ from service.errors import RetryLaterError
 from service.models import Models
 from service.settings import Settings
 from service.tensors import Array
+from service.work import Analyze, size_of
 
 RATE = 0.01
 """How much a new sequence counts."""
@@ -97,7 +98,7 @@ class Heads(Collector):
         measures = self._measures[model.id]
         alone = job._replace(selection=Selection(weights="none", diagnostics=measures, outputs=()))
         try:
-            [future] = batcher.submit(model.analyze_jobs, [alone], [len(job.sequence) + len(job.sequence.target or ())])
+            [future] = batcher.submit(Analyze(model), [alone], [size_of(alone, model)])
         except RetryLaterError:
             return
         future.add_done_callback(partial(self._looked, model))

@@ -20,10 +20,11 @@ from prometheus_client import (
 )
 from starlette.routing import BaseRoute, Route
 
-from service.batching import Load, Run, Watcher
+from service.batching import Load, Watcher
 from service.errors import ServiceError
 from service.middleware import NO_ROUTE, Exchange
 from service.stages import STAGES
+from service.workers import Run
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 """OpenTelemetry's buckets for requests, and three below them."""

@@ -2,25 +2,40 @@
 
 from collections.abc import Callable, Iterable
 
+import torch
+
 from kqv import CheckpointError, Model
 from service.errors import UnavailableError, UnknownModelError
 
 
 class Models:
-    """The models by id, the default one first; none until `load` has run, which takes a while."""
+    """The models by id, the default one first; none until they are published. To read them takes a while."""
 
     def __init__(self, read: Callable[[], Iterable[Model]]) -> None:
         self._read = read
         self._by_id: dict[str, Model] = {}
 
     def load(self) -> None:
-        """Read them all. Raises `CheckpointError` where one can't be read, or two have the same id."""
+        """Read and publish them all. Raises as `read` does."""
+        self.publish(self.read())
+
+    def read(self) -> dict[str, Model]:
+        """All of them by id. Raises `CheckpointError` where one can't be read, or two have the same id."""
         by_id: dict[str, Model] = {}
         for model in self._read():
             if model.id in by_id:
                 raise CheckpointError(f"two models are called {model.id}; rename the directory of one")
             by_id[model.id] = model
+        return by_id
+
+    def publish(self, by_id: dict[str, Model]) -> None:
+        """Serve these from now on."""
         self._by_id = by_id
+
+    def probe(self) -> None:
+        """Compute something on each device; raises where one will never work again, as a GPU does after some errors."""
+        for device in {model.device for model in self._by_id.values()}:
+            torch.ones(1, device=device).add_(1).item()
 
     @property
     def ready(self) -> bool:

@@ -10,10 +10,12 @@ from service import requests
 from service.attending import PROJECTIONS, Attention, sizes_of
 from service.encoding import Form
 from service.errors import AnswerTooLargeError, Location, located
+from service.queue import Size
 from service.settings import Settings
 from service.tensors import booleans, floats
 from service.variants import Asked as AskedAttention
 from service.variants import check_global, read_global_projections, read_variant
+from service.work import size_of
 
 SMALLER_ANALYSIS = (
     'ask for weights "top" or "pooled", for fewer layers, heads or outputs, for a crop, or for fewer sequences at once'
@@ -32,10 +34,15 @@ class Asked(Generic[JobT]):
     """A request that has been read."""
 
     jobs: list[JobT]
-    tokens: list[int]
-    """What each job costs."""
+    sizes: list[Size]
+    """What each job takes."""
     answer_bytes: int
     """How long the answer will be, about."""
+
+    @property
+    def tokens(self) -> int:
+        """Of all jobs together."""
+        return sum(size.tokens for size in self.sizes)
 
 
 def read_analysis(body: requests.AnalyzeRequest, model: Model, settings: Settings) -> list[Job]:
@@ -52,9 +59,11 @@ def size_up(jobs: list[Job], model: Model, form: Form, settings: Settings, *, is
     """The jobs, which have their targets, and how large they are. Raises `AnswerTooLargeError` for too much."""
     for job in jobs:
         check_held(job, model, settings)
-    numbers = [model.answer_numbers(*job) for job in jobs]
-    predicted = predict_bytes(len(jobs) * max(numbers) if is_padded else sum(numbers), form, settings, SMALLER_ANALYSIS)
-    return Asked(jobs, [cost(job.sequence) for job in jobs], predicted)
+    sizes = [size_of(job, model, form.bytes_per_number) for job in jobs]
+    each = [size.answer_bytes for size in sizes]
+    answer_bytes = len(each) * max(each) if is_padded else sum(each)
+    check_answer(answer_bytes, form, settings, SMALLER_ANALYSIS)
+    return Asked(jobs, sizes, answer_bytes)
 
 
 def check_held(job: Job, model: Model, settings: Settings) -> None:
@@ -71,11 +80,6 @@ def check_held(job: Job, model: Model, settings: Settings) -> None:
 def lacks_target(sequence: TokenSequence, model: Model) -> bool:
     """Whether the model has to write first what its decoder reads."""
     return model.config.architecture == "encoder-decoder" and sequence.target is None
-
-
-def cost(sequence: TokenSequence) -> int:
-    """Tokens that the device reads, the target's among them."""
-    return len(sequence) + len(sequence.target or ())
 
 
 def check_count(sequences: int, settings: Settings) -> None:
@@ -113,9 +117,12 @@ def read_generation(body: requests.GenerateRequest, model: Model, form: Form, se
     generations = [
         model.begin(sequence, sampling, selection, location) for sequence, location in zip(sequences, places, strict=True)
     ]
-    numbers = sum(model.answer_numbers(at_its_longest(generation, model), selection) for generation in generations)
-    predicted = predict_bytes((1 + body.stream) * numbers, form, settings, SMALLER_GENERATION)  # a stream says all twice
-    return Asked(generations, [first_cost(generation, model) for generation in generations], predicted)
+    numbers = sum(
+        model.answer_numbers(as_read(generation, model, sampling.max_new_tokens), selection) for generation in generations
+    )
+    answer_bytes = (1 + body.stream) * numbers * form.bytes_per_number  # a stream says all twice
+    check_answer(answer_bytes, form, settings, SMALLER_GENERATION)
+    return Asked(generations, [first_size(generation, model) for generation in generations], answer_bytes)
 
 
 def read_sampling(body: requests.GenerateRequest) -> Sampling:
@@ -142,15 +149,15 @@ def read_rows(body: requests.GenerateRequest) -> Selection:
     )
 
 
-def at_its_longest(generation: Generation, model: Model) -> TokenSequence:
-    """A sequence of as many tokens as there will be at most."""
-    read = TokenSequence(ids=(*generation.read, *(0,) * generation.sampling.max_new_tokens))
+def as_read(generation: Generation, model: Model, new_tokens: int = 0) -> TokenSequence:
+    """A sequence of as many tokens as will have been read after so many new ones."""
+    read = TokenSequence(ids=(*generation.read, *(0,) * new_tokens))
     return replace(generation.source, target=read) if model.config.architecture == "encoder-decoder" else read
 
 
-def first_cost(generation: Generation, model: Model) -> int:
-    """Tokens that the first step reads: the prompt, and what an encoder reads."""
-    return len(generation.read) + (len(generation.source) if model.config.architecture == "encoder-decoder" else 0)
+def first_size(generation: Generation, model: Model) -> Size:
+    """What the first step takes: it reads the prompt, and what an encoder reads."""
+    return size_of(Job(as_read(generation, model), generation.selection), model)
 
 
 def read_sequences(given: requests.Input, model: Model, truncate: Truncate, settings: Settings) -> list[TokenSequence]:
@@ -215,8 +222,9 @@ def read_attention(body: requests.AttendRequest, form: Form, settings: Settings)
         message = f"this takes {sizes.held} numbers in memory, more than the {settings.max_attend_numbers} allowed"
         smaller = "" if variant is None else f", leave maps and compare out, or make {variant.kind} smaller"
         raise AnswerTooLargeError(f"{message}; send fewer queries and keys at once, or narrower vectors{smaller}")
-    predicted = predict_bytes(sizes.shown(include), form, settings, SMALLER_ATTENTION)
-    return Asked([attention], [sizes.queries + sizes.keys], predicted)
+    answer_bytes = sizes.shown(include) * form.bytes_per_number
+    check_answer(answer_bytes, form, settings, SMALLER_ATTENTION)
+    return Asked([attention], [Size(sizes.queries + sizes.keys, sizes.map, answer_bytes)], answer_bytes)
 
 
 def read_include(body: requests.AttendRequest, variant: Variant | None) -> frozenset[requests.Step]:
@@ -256,10 +264,9 @@ def check_compare(compare: bool, attention: AskedAttention) -> None:
         raise InputError(message, ("compare",))
 
 
-def predict_bytes(numbers: int, form: Form, settings: Settings, advice: str) -> int:
-    """About how long an answer of so many numbers is. Raises `AnswerTooLargeError` where that is more than allowed."""
-    predicted, limit = numbers * form.bytes_per_number, settings.max_answer_bytes
-    if predicted > limit:
-        size = f"about {predicted / (1 << 20):.1f} MiB ({numbers} numbers), more than the {limit / (1 << 20):.1f} MiB allowed"
+def check_answer(predicted_bytes: int, form: Form, settings: Settings, advice: str) -> None:
+    """Raise `AnswerTooLargeError` for an answer longer than allowed."""
+    limit, numbers = settings.max_answer_bytes, predicted_bytes // form.bytes_per_number
+    if predicted_bytes > limit:
+        size = f"about {predicted_bytes / (1 << 20):.1f} MiB ({numbers} numbers), more than the {limit / (1 << 20):.1f} MiB allowed"
         raise AnswerTooLargeError(f"the answer would be {size}; {advice}")
-    return predicted

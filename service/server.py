@@ -4,7 +4,6 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Sequence
 from types import FrameType
 
 import torch
@@ -13,6 +12,7 @@ from fastapi import FastAPI
 
 import kqv
 from kqv import KqvError, Model
+from service.analyzing import warm_up
 from service.app import create_app
 from service.dependencies import Service
 from service.logs import configure
@@ -77,28 +77,21 @@ class Server(uvicorn.Server):
         loading.cancel()
 
     async def _load(self) -> None:
+        """Read the models off the event loop and off the workers, and have the workers try them, before anyone else may."""
         started = time.monotonic()
-        [loaded] = self.service.batcher.submit(self._load_on_device, [None], [0])
+        torch.set_num_threads(1)  # here, and in every thread from now on but the workers: cores are theirs
         try:
-            await loaded
+            models = await asyncio.to_thread(self.service.models.read)
+            for model in models.values():
+                await warm_up(model, self.service.batcher)
         except Exception as error:
             logger.error("the models can't be loaded: %s", error, exc_info=not isinstance(error, KqvError))
             self.failed = self.should_exit = True
             return
-        torch.set_num_threads(1)  # here, and in every thread from now on
+        self.service.models.publish(models)
         if unserved := self.service.heads.unserved:
             logger.warning("KQV_HEAD_METRICS names models that aren't served: %s", ", ".join(unserved))
-        logger.info("loaded %s in %.1f s", ", ".join(model.id for model in self.service.models.all()), time.monotonic() - started)
-
-    def _load_on_device(self, jobs: Sequence[None]) -> Sequence[None]:
-        """Work for the device thread, which is to be the only one that computes in parallel.
-
-        On a CPU with as many OpenMP threads as cores, a second thread that had ever computed in parallel would make them all yield
-        at every barrier: measured on two cores, a sentence then takes 18 ms instead of 9.
-        """
-        torch.set_num_threads(self.service.settings.threads or torch.get_num_threads())
-        self.service.models.load()
-        return jobs
+        logger.info("loaded %s in %.1f s", ", ".join(models), time.monotonic() - started)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM drains first; Ctrl-C stops at once, or a second signal does; one more gives up on what is under way."""
@@ -112,4 +105,7 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: is it time to stop?"""
+        if self.service.batcher.broken:
+            self.failed = True
+            return True
         return await super().on_tick(counter) or time.monotonic() >= self._stop_at

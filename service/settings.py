@@ -49,8 +49,12 @@ class Settings(BaseSettings):
     """Device that the models run on, as torch names it; "auto" is a GPU where there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the weights in memory."""
-    threads: int | None = Field(default=None, ge=1)
-    """CPU threads that compute together; torch's own choice without it."""
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Batches that run side by side; "auto" is one for each core, up to 8, and one that feeds a GPU."""
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """CPU threads that compute together for each worker; "auto" divides the cores among the workers."""
+    wide_batch_tokens: int = Field(default=256, ge=1)
+    """A batch of so many tokens, when nothing else waits, has the threads of idle workers too."""
     api_keys: SecretStr | None = None
     """Keys that are let in, as NAME:KEY or NAME:sha256:DIGEST, separated by commas; with neither these nor a file, everyone is."""
     api_keys_file: Path | None = None
@@ -95,6 +99,12 @@ class Settings(BaseSettings):
     """Sequences that may wait for the device; a request that would exceed it is answered 429."""
     max_batch_tokens: int = Field(default=1024, ge=1)
     """Tokens that go to the device together; a longer sequence goes alone."""
+    max_batch_cells: int = Field(default=1 << 26, ge=1)
+    """Attention weights (queries × keys × heads × layers) that are looked at together; a larger sequence goes alone."""
+    max_batch_answer_bytes: int = Field(default=64 * MIB, ge=1)
+    """Answers, as they will be sent, that are made together; a larger one is made alone."""
+    max_held_answer_bytes: int = Field(default=512 * MIB, ge=1)
+    """Answers under way, from a request's admission until it is sent; one that would exceed it is answered 429."""
     request_timeout_ms: int = Field(default=60_000, ge=1)
     """How long a request may take whose caller gives no X-Request-Timeout-Ms."""
     inline_read_bytes: int = Field(default=4096, ge=0)

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from service.batching import Done, Run
+from service.batching import Done
+from service.workers import Run
 
 STAGES = ("tokenize", "queue", "forward", "encode")
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from kqv import InputError
-from service.batching import Run
 from service.middleware import Exchange
 from service.settings import Settings
 from service.stages import Stages
+from service.workers import Run
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

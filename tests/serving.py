@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -15,12 +16,14 @@ from service.answers import AttendAnswer
 from service.app import create_app
 from service.batching import Batcher
 from service.models import Models
+from service.queue import Size
 from service.server import make_config
 from service.settings import Settings
 
 
 def make_app(model: kqv.Model, **settings: Any) -> FastAPI:
-    """An app that serves one model."""
+    """An app that serves one model, with one worker of one thread unless said: then a test can tell who goes with whom."""
+    settings = {"workers": 1, "threads": 1} | settings
     models = Models(lambda: [model])
     models.load()
     return create_app(Settings(**settings), models)
@@ -61,26 +64,54 @@ def listening(app: FastAPI) -> Iterator[str]:
         thread.join()
 
 
+@dataclass(frozen=True)
+class Task:
+    """Any function as work of its own."""
+
+    function: Callable[[Sequence[Any]], Sequence[Any]]
+    lane: str = "task"
+
+    def __call__(self, jobs: Sequence[Any]) -> Sequence[Any]:
+        return self.function(jobs)
+
+
+class Gate:
+    """Work that takes until it is opened."""
+
+    lane = "gate"
+
+    def __init__(self) -> None:
+        self.busy, self._free = threading.Event(), threading.Event()
+        self.open = self._free.set
+
+    def __call__(self, jobs: Sequence[Any]) -> Sequence[Any]:
+        self.busy.set()
+        assert self._free.wait(10)
+        return jobs
+
+
 @asynccontextmanager
 async def busy_device(batcher: Batcher) -> AsyncIterator[Callable[[], None]]:
     """Until the block's end, or until it calls what it gets, the device has something else to do."""
-    free, busy = threading.Event(), threading.Event()
-
-    def work(jobs: Sequence[Any]) -> Sequence[Any]:
-        busy.set()
-        assert free.wait(10)
-        return jobs
-
-    [future] = batcher.submit(work, [None], [1])
-    await asyncio.to_thread(busy.wait, 10)
-    yield free.set
-    free.set()
+    gate = Gate()
+    [future] = batcher.submit(gate, [None], [Size(1)])
+    await asyncio.to_thread(gate.busy.wait, 10)
+    yield gate.open
+    gate.open()
     await future
+
+
+def keep_busy(app: FastAPI) -> Gate:
+    """The gate that the device of an app in another thread stands before."""
+    gate, batcher = Gate(), app.state.service.batcher
+    batcher._loop.call_soon_threadsafe(batcher.submit, gate, [None], [Size(1)])
+    assert gate.busy.wait(10)
+    return gate
 
 
 async def until_waiting(batcher: Batcher, jobs: int) -> None:
     async with asyncio.timeout(10):
-        while len(batcher._queue) < jobs:  # noqa: ASYNC110 -- the test must see it without the batcher's help
+        while batcher.load.waiting < jobs:  # noqa: ASYNC110 -- the test must see it without the batcher's help
             await asyncio.sleep(0.001)
 
 

@@ -1,11 +1,9 @@
 """Attention itself, step by step."""
 
-from functools import partial
-
 from fastapi import APIRouter, Depends, Response
 
 from service.answers import AttendAnswer
-from service.attending import attend_each
+from service.attending import Attend
 from service.bodies import TensorRoute
 from service.dependencies import CallerDependency, ServiceDependency, check_ready
 from service.encoding import choose_form
@@ -34,10 +32,8 @@ async def attend(body: AttendRequest, service: ServiceDependency, caller: Caller
     form, stages = choose_form(caller.request.headers, body.encoding), caller.stages
     with stages.measure("tokenize"):
         asked = await run_off_loop(caller.request.state.is_long, read_attention, body, form, service.settings)
-    stages.amounts_to(None, len(asked.jobs), sum(asked.tokens))
-    # A partial is equal to no other, so this shares no batch: nothing would be gained, and misfits are found out only there.
-    work = partial(attend_each, service.models.get(None).device)
-    done = await caller.wait_for(service.batcher.submit(work, asked.jobs, asked.tokens))
+    stages.amounts_to(None, len(asked.jobs), asked.tokens)
+    done = await caller.run(Attend(service.models.get(None).device), asked)
     stages.took([done])
     with stages.measure("encode"):
         parts = await run_off_loop(asked.answer_bytes > service.settings.inline_encode_bytes, form.encode, done[0].result)

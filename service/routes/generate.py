@@ -43,9 +43,10 @@ async def generate(body: GenerateRequest, service: ServiceDependency, caller: Ca
     model = service.models.get(body.model)
     with stages.measure("tokenize"):
         asked = await run_off_loop(caller.request.state.is_long, read_generation, body, model, form, service.settings)
-    stages.amounts_to(model.id, len(asked.jobs), sum(asked.tokens), sum(each.source.truncated > 0 for each in asked.jobs))
+    stages.amounts_to(model.id, len(asked.jobs), asked.tokens, sum(each.source.truncated > 0 for each in asked.jobs))
     is_large = asked.answer_bytes > service.settings.inline_encode_bytes
-    writer = Writer(model, asked.jobs, asked.tokens, service.batcher)
+    caller.hold(asked.answer_bytes)
+    writer = Writer(model, asked.jobs, asked.sizes, service.batcher)
     if body.stream:
         events = stream(writer, caller, stages, form, is_large)
         return EventStream(with_error(events, caller.request.state.request_id), writer.stop)

@@ -20,6 +20,6 @@ async def live() -> Health:
 async def ready(service: ServiceDependency) -> Health:
     """503 while the models are being loaded, and from the moment that the process is told to stop."""
     service.models.all()
-    if service.draining:
+    if service.draining or service.batcher.broken:
         raise UnavailableError("this replica is about to stop", retry_after_s=1)
     return Health()

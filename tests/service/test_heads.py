@@ -11,11 +11,12 @@ import pytest
 import torch
 from fastapi import FastAPI
 from scraping import Series, read_metrics
-from serving import busy_device, make_app, serving, until_waiting
+from serving import Task, busy_device, make_app, serving, until_waiting
 from tools import promtool
 
 import kqv
 from service.heads import MOST, RATE
+from service.queue import Size
 
 pytestmark = pytest.mark.anyio
 TEXT = [2, 5, 6, 7, 3]
@@ -112,7 +113,7 @@ async def test_nobody_waits_for_the_metrics(model: kqv.Model) -> None:
         follow = app.state.service.heads.follow
         job = kqv.Job(model.read(TEXT), kqv.Selection(diagnostics="none"))
         async with busy_device(batcher):
-            waiting = batcher.submit(lambda jobs: jobs, ["another request"], [1])
+            waiting = batcher.submit(Task(lambda jobs: jobs), ["another request"], [Size(1)])
             await until_waiting(batcher, 1)
             follow(model, [job], [None], batcher)
             assert batcher.load.waiting == 1

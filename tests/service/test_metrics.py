@@ -10,11 +10,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from scraping import Series, read_metrics, series
-from serving import busy_device, listening, make_app, serving, until_waiting, wait_until
+from serving import Task, busy_device, listening, make_app, serving, until_waiting, wait_until
 from tools import promtool
 
 import kqv
 from service.metrics import BYTES, SECONDS, STAGE_SECONDS, reasons
+from service.queue import Size
 
 pytestmark = pytest.mark.anyio
 BODY = {"input": "the cat", "weights": "none"}
@@ -192,7 +193,7 @@ async def test_failures_of_the_device_are_counted_and_refusals_are_not(model: kq
         raise RuntimeError("out of memory") if "poison" in jobs else kqv.InputError("wrong")
 
     async with serving(app) as client:
-        await asyncio.gather(*batcher.submit(fail, ["poison", "other"], [1, 1]), return_exceptions=True)
+        await asyncio.gather(*batcher.submit(Task(fail), ["poison", "other"], [Size(1)] * 2), return_exceptions=True)
         figures = await read_metrics(client)
     assert figures["kqv_device_errors_total"] == 1
 

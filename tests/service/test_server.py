@@ -95,3 +95,27 @@ def test_models_that_cannot_be_loaded_end_the_process(tmp_path: Path) -> None:
     assert "the models can't be loaded: " in log
     assert "config.json is missing" in log
     assert "Traceback" not in log
+
+
+def test_device_that_fails_for_good_ends_the_process(checkpoint: Path) -> None:
+    """So that whatever runs it starts a new one: here a worker is ended from outside, as nothing in the service would."""
+    script = f"""
+import threading
+from service.analyzing import Analyze
+from service.server import serve
+from service.settings import Settings
+
+def dies(self, jobs):
+    if len(jobs[0].sequence) == 7:
+        raise SystemExit
+    return self.model.analyze_jobs(jobs)
+
+Analyze.__call__ = dies
+serve(Settings(models=({str(checkpoint)!r},), port=0))
+"""
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE, text=True) as server:
+        with httpx.Client(base_url=address(server.stderr)) as client:
+            wait_until_ready(client)
+            assert client.post("/v1/analyze", json={"input": [5] * 3}).status_code == 200
+            assert client.post("/v1/analyze", json={"input": [5] * 7}).status_code == 500
+        assert server.wait(20) == 1

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 import service
 from service.settings import Settings
 
-UNITS = ("_s", "_ms", "_bytes", "_tokens", "_sequences", "_numbers", "_values", "_headers", "_requests")
+UNITS = ("_s", "_ms", "_bytes", "_tokens", "_sequences", "_numbers", "_cells", "_values", "_headers", "_requests")
 SOURCES = "".join(file.read_text() for file in Path(service.__path__[0]).rglob("*.py") if file.name != "settings.py")
 
 

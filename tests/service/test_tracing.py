@@ -58,7 +58,7 @@ async def traced(model: kqv.Model, **settings: Any) -> AsyncIterator[tuple[FastA
     models = Models(lambda: [model])
     models.load()
     spans = Spans()
-    app = create_app(Settings(**settings), models, Tracing(spans.provider))
+    app = create_app(Settings(**({"workers": 1, "threads": 1} | settings)), models, Tracing(spans.provider))
     async with serving(app) as client:
         yield app, client, spans
 
