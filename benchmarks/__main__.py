@@ -2,9 +2,9 @@
 
 import sys
 
-from benchmarks import analysis, readiness, request
+from benchmarks import analysis, readiness, request, variants
 
-BENCHMARKS = {"analysis": analysis.run, "request": request.run, "readiness": readiness.run}
+BENCHMARKS = {"analysis": analysis.run, "request": request.run, "readiness": readiness.run, "variants": variants.run}
 
 
 def main(names: list[str]) -> None:

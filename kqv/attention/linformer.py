@@ -15,6 +15,9 @@ from kqv.attention.masks import Everything, Mask
 from kqv.attention.result import AttentionResult
 from kqv.errors import InputError, UnsupportedError
 
+CHUNK = 256
+"""Queries that are attended for at once, so that their scores stay in the cache."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Linformer:
@@ -79,7 +82,7 @@ class Linformer:
     def held(self, shape: tuple[int, int, int, int]) -> int:
         """Numbers in memory at once beside queries, keys, values and maps."""
         heads, queries, keys, width = shape
-        return heads * self.left * (queries + 2 * keys + 2 * width)
+        return heads * self.left * (min(CHUNK, queries) + 2 * keys + 2 * width)
 
     def check(self, shape: tuple[int, int, int, int], mask: Mask, biased: bool) -> None:
         """Raise `InputError` where this attention can't serve a call of such heads, queries, keys and width."""
@@ -117,11 +120,14 @@ class Linformer:
         dtype = torch.promote_types(q.dtype, torch.float32)
         q, k, v = (tensor.to(dtype) for tensor in (q, repeat_heads(k, heads), repeat_heads(v, heads)))
         e, f = (matrix.to(q.device, dtype) for matrix in self.projections(heads, keys))
-        shares = torch.softmax(q @ (e @ k).mT * (1 / math.sqrt(q.shape[-1]) if scale is None else scale), dim=-1)
+        mixed_keys, mixed_values = e @ k * (1 / math.sqrt(q.shape[-1]) if scale is None else scale), f @ v
+        shares = (torch.softmax(rows @ mixed_keys.mT, dim=-1) for rows in q.split(CHUNK, -2))
         if not weights:
-            return AttentionResult(output=shares @ (f @ v))
+            return AttentionResult(output=torch.cat([each @ mixed_values for each in shares], -2))
+        parts = [(each @ mixed_values, each @ f) for each in shares]
+        output, maps = (torch.cat(each, -2) for each in zip(*parts, strict=True))
         everything = torch.ones((1, 1, queries, keys), dtype=torch.bool, device=q.device)
-        return AttentionResult(output=shares @ (f @ v), weights=shares @ f, visible=everything)
+        return AttentionResult(output=output, weights=maps, visible=everything)
 
     def projections(self, heads: int, keys: int) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
         """E and F, for all heads alike or one for each."""

@@ -170,7 +170,8 @@ class Sliding(Mask):
 
     def __call__(self, batch: Index, head: Index, query: Index, key: Index) -> Visible:
         offset = key - query
-        return ((offset.abs() <= self.reach) & (offset % self.dilation == 0)) | self.is_global[key]
+        near = offset.abs() <= self.reach
+        return (near if self.dilation == 1 else near & (offset % self.dilation == 0)) | self.is_global[key]
 
 
 def blocks(is_global: Bool[Tensor, " T"], side: int, dilation: int) -> Iterator[tuple[Int[Tensor, " r"], Int[Tensor, " s"]]]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 import kqv
+from kqv.attention import linformer as module
 from kqv.attention.dense import dense
 from kqv.attention.linformer import Linformer
 from kqv.attention.masks import Causal
@@ -43,6 +44,16 @@ def test_it_equals_the_package_with_its_weights(
     found = kqv.multi_head(x, projections, heads, context=context, attention=attention)
     assert_close(found.output, reference(x[None], context[None])[0], rtol=1e-5, atol=1e-5)
     assert_close(found.attention.output, found.attention.weights @ found.v, rtol=1e-5, atol=1e-5)
+
+
+def test_queries_are_attended_by_themselves_a_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = qkv()
+    whole = Linformer(rank=4)(q, k, v, weights=True)
+    monkeypatch.setattr(module, "CHUNK", 4)
+    parts, lean = (Linformer(rank=4)(q, k, v, weights=weights) for weights in (True, False))
+    assert_close(parts.weights, whole.weights)
+    assert_close(parts.output, whole.output)
+    assert_close(lean.output, whole.output)
 
 
 def test_grouped_heads_equal_repeated_ones() -> None:
