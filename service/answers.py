@@ -45,9 +45,9 @@ class TopWeights(Answer):
 class Comparison(Answer):
     """How far each head is from dense attention on the same queries, keys and values."""
 
-    output_error: list[list[Figure]]
+    output_error: list[list[Figure]] | EncodedAnswer
     """‖O − O'‖ / ‖O'‖ over all queries, O' being dense attention's outputs; [L][H]."""
-    weight_error: list[list[Figure]]
+    weight_error: list[list[Figure]] | EncodedAnswer
     """½ Σ_j |p_ij − p'_ij| as a mean over the queries; [L][H]."""
 
 

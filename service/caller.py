@@ -74,6 +74,7 @@ class Caller:
         Raises `DeadlineError` when the time is over, `ClientGoneError` when the connection is.
         """
         answer = asyncio.gather(*futures)
+        answer.add_done_callback(look_at)
         try:
             with self.watched() as gone:
                 await self.wait_for_any([answer], gone)
@@ -106,3 +107,9 @@ class Caller:
         """Returns when the client has closed the connection."""
         while (await self.request.receive())["type"] != "http.disconnect":
             pass
+
+
+def look_at(future: asyncio.Future[Any]) -> None:
+    """Take note of how it ended: asyncio logs an error for one that fails when nobody waits any more."""
+    if not future.cancelled():
+        future.exception()

@@ -3,12 +3,16 @@
 import gzip
 import json
 import socket
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+
+from service.bodies import inflate
+from service.errors import BodyTooLargeError
 
 JSON = {"content-type": "application/json"}
 GOOD = json.dumps({"input": "the cat", "weights": "none"}).encode()
@@ -89,6 +93,16 @@ DAMAGED = {
 def test_damaged_packing_is_told(client: httpx.Client, case: str) -> None:
     body, encoding, status, complaint = DAMAGED[case]
     assert complaint in detail(client.post("/v1/analyze", content=body, headers=JSON | {"content-encoding": encoding}), status)
+
+
+def test_bomb_is_never_unpacked() -> None:
+    bomb = gzip.compress(bytes(1 << 28))
+    tracemalloc.start()
+    with pytest.raises(BodyTooLargeError):
+        inflate(bomb, "gzip", LIMIT)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10 * LIMIT
 
 
 def test_whole_surrogate_pair_is_a_character(client: httpx.Client) -> None:

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from problems import check_invalid, problem
 from torch import Tensor
 
+from service.answers import AnalyzeAnswer, AttendAnswer
+
 FILE = "application/x-safetensors"
 JSON = "application/json"
 SENTENCE = "the cat sat on the mat ."
@@ -139,6 +141,14 @@ def test_base64_says_what_lists_say(client: httpx.Client) -> None:
         np.frombuffer(base64.b64decode(keys["data"]), "<i8").reshape(keys["shape"]).tolist()
         == (nested["attention"]["encoder"]["top"]["keys"])
     )
+
+
+def test_answers_in_base64_are_described_too(client: httpx.Client) -> None:
+    other = {"attention": {"kind": "longformer", "window": 2}, "compare": True, "encoding": "base64"}
+    response = client.post("/v1/analyze", json={"input": SENTENCE, "weights": "pooled"} | other)
+    assert '"output_error":{"dtype":"float32"' in response.text
+    AnalyzeAnswer.model_validate_json(response.content, strict=True)
+    AttendAnswer.model_validate_json(client.post("/v1/attend", json=HEADS | other).content, strict=True)
 
 
 def test_events_have_base64_as_well(decoder_client: httpx.Client) -> None:
