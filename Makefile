@@ -7,7 +7,7 @@ PORT ?= 8000
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: help serve test check format-check lint types format bench clean
+.PHONY: help serve test check format-check lint types format bench image-check clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -40,6 +40,9 @@ format: .venv/dev ## format the code and fix what ruff can
 
 bench: .venv/dev ## measure kqv against the plain thing
 	$(BIN)/python -m benchmarks
+
+image-check: ## build the image without a container engine, and run its server as it says (root, buildah, debootstrap)
+	deploy/check_image.sh
 
 clean: ## remove the virtual environment and every cache
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist

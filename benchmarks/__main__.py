@@ -1,18 +1,44 @@
-"""Run the benchmarks by name, or all of them."""
+"""Run the benchmarks by name, or those that take minutes; `--short` runs them to see that they work: its figures say nothing."""
 
 import sys
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
-from benchmarks import analysis, readiness, request, variants
-
-BENCHMARKS = {"analysis": analysis.run, "request": request.run, "readiness": readiness.run, "variants": variants.run}
+from benchmarks import analysis, balancer, broken, overload, readiness, request, service, soak, variants
 
 
-def main(names: list[str]) -> None:
+class Benchmark(NamedTuple):
+    """In full, and in seconds where it takes long."""
+
+    run: Callable[[], None]
+    short: Callable[[], None] | None = None
+    by_name_only: bool = False
+
+
+BENCHMARKS = {
+    "analysis": Benchmark(analysis.run),
+    "request": Benchmark(request.run),
+    "readiness": Benchmark(readiness.run),
+    "variants": Benchmark(variants.run),
+    "service": Benchmark(service.compare, partial(service.compare, rounds=1, seconds=1, levels=(4,))),
+    "service-full": Benchmark(service.compare_full, partial(service.compare_full, rounds=1, seconds=1, levels=(1,))),
+    "overload": Benchmark(overload.run, partial(overload.run, seconds=8, best_seconds=3, max_waiting_tokens=2048)),
+    "broken": Benchmark(broken.run, partial(broken.run, count=500)),
+    "balancer": Benchmark(balancer.run, partial(balancer.run, requests=600)),
+    "soak": Benchmark(soak.run, partial(soak.run, minutes=0.4, warm_up_minutes=0.1), by_name_only=True),
+}
+
+
+def main(arguments: list[str]) -> None:
+    names = [argument for argument in arguments if argument != "--short"]
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
         sys.exit(f"there is no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
-    for name in names or BENCHMARKS:
-        BENCHMARKS[name]()
+    for name in names or [name for name, benchmark in BENCHMARKS.items() if not benchmark.by_name_only]:
+        benchmark = BENCHMARKS[name]
+        run = benchmark.short if "--short" in arguments else None
+        (run or benchmark.run)()
 
 
 if __name__ == "__main__":

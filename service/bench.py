@@ -63,7 +63,7 @@ def each_quarter(console: Console, seconds: float) -> Tell:
 
     def tell(elapsed: float, tally: Tally) -> None:
         nonlocal last
-        quarter = int(4 * elapsed / seconds)
+        quarter = min(4, int(4 * elapsed / seconds))
         if quarter > last:
             last = quarter
             console.print(f"{elapsed:.1f} of {seconds:g} s: {so_far(tally)}", highlight=False, soft_wrap=True)

@@ -1,0 +1,254 @@
+"""Broken requests beside good ones: bodies cut, slow or of another length than they say, hang-ups, fuzzed JSON, no HTTP at all.
+
+Each gets an answer that blames the client, or none; every good one gets the right answer all the while.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.progress import Progress
+from rich.table import Table
+
+from benchmarks.server import serving
+from benchmarks.side_by_side import CONSOLE
+from service.load import Sample, Target, closed_loop, sentences
+
+Pieces = Sequence[bytes | float]
+"""What goes over the wire: bytes, and pauses in seconds. Then the client waits for an answer, unless it ends with `HANG_UP`."""
+
+HANG_UP = b""
+PATIENCE_S = 20.0
+"""How long a broken client waits for an answer to what it sent."""
+
+
+@dataclass
+class Breakage:
+    """What came of the broken requests, by kind and outcome, and of the good ones."""
+
+    outcomes: dict[str, Counter[str]] = field(default_factory=dict)
+    good: int = 0
+    wrong: list[str] = field(default_factory=list)
+    """What good requests got in place of their answers."""
+
+    @property
+    def blamed_on_the_server(self) -> dict[str, int]:
+        """Broken requests that were answered as if the server were at fault, or not in time."""
+        found = {f"{kind}: {outcome}": count for kind, each in self.outcomes.items() for outcome, count in each.items()}
+        return {name: count for name, count in found.items() if name.split(": ")[1].startswith(("5", "no answer"))}
+
+
+def run(count: int = 10_000) -> None:
+    """Against MiniLM."""
+    with serving(log_level="ERROR") as server:
+        with Progress(console=CONSOLE, transient=True) as progress:
+            task = progress.add_task("Broken requests", total=count)
+            found = asyncio.run(break_and_ask(server.address, sentences(64, 4, 28), count, lambda: progress.advance(task)))
+        grown = server.memory_mb
+    CONSOLE.print(report(found))
+    CONSOLE.print(f"{found.good} good requests beside them, {len(found.wrong)} answered wrongly; memory {grown:.0f} MB at the end")
+
+
+async def break_and_ask(
+    address: str, texts: Sequence[str], count: int, advance: Callable[[], object] = lambda: None, clients: int = 16
+) -> Breakage:
+    """So many broken requests by so many clients, beside four that ask for these texts again and again."""
+    target, found = Target.parse(address), Breakage()
+    right = await right_answers(target, texts)
+    broken = itertools.islice(broken_requests(target, texts), count)
+    left = clients
+
+    def note(sample: Sample) -> None:
+        found.good += 1
+        if problem := difference(sample, right[sample.sent]):
+            found.wrong.append(problem)
+
+    async def client() -> None:
+        nonlocal left
+        for kind, pieces in broken:
+            found.outcomes.setdefault(kind, Counter())[await send(target, pieces)] += 1
+            advance()
+        left -= 1
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(closed_loop(target, itertools.cycle(right), 4, note, lambda: left > 0))
+        for _ in range(clients):
+            group.create_task(client())
+    return found
+
+
+async def right_answers(target: Target, texts: Sequence[str]) -> dict[bytes, Any]:
+    """By request: what the server answers to each alone, while nobody disturbs it."""
+    fields = {"weights": "none", "diagnostics": ["entropy"], "outputs": ["pooled"], "truncate": "right"}
+    samples: list[Sample] = []
+    bodies = (json.dumps(fields | {"input": text}).encode() for text in texts)
+    await closed_loop(target, bodies, 1, samples.append, lambda: True)
+    return {sample.sent: json.loads(sample.answer.content)["results"][0] for sample in samples if sample.answer}
+
+
+def difference(sample: Sample, right: Any) -> str:
+    """How an answer differs from the right one; nothing where it doesn't, but for the order of sums in another batch."""
+    if sample.outcome != "200" or sample.answer is None:
+        return sample.outcome
+    [result] = json.loads(sample.answer.content)["results"]
+    if result["tokens"] != right["tokens"]:
+        return "another text's answer"
+    numbers = zip(result["pooled"], right["pooled"], strict=True)
+    return "" if all(abs(one - other) < 1e-4 for one, other in numbers) else "other numbers"
+
+
+def broken_requests(target: Target, texts: Sequence[str]) -> Iterator[tuple[str, Pieces]]:
+    """One kind after the other, for ever; the same ones in every run."""
+    draw = random.Random(0)
+    while True:
+        for kind, make in KINDS.items():
+            body = json.dumps({"input": draw.choice(texts), "weights": draw.choice(["none", "top", "full"]), "truncate": "right"})
+            yield kind, make(draw, target, body.encode())
+
+
+def head(target: Target, *headers: str) -> bytes:
+    lines = [f"POST {target.path} HTTP/1.1", f"Host: {target.host}", "Content-Type: application/json", *headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def sized(target: Target, length: object) -> bytes:
+    return head(target, f"Content-Length: {length}")
+
+
+def cut_body(draw: random.Random, target: Target, body: bytes) -> Pieces:
+    return sized(target, len(body)), body[: draw.randrange(len(body))], HANG_UP
+
+
+def cut_head(draw: random.Random, target: Target, body: bytes) -> Pieces:
+    whole = sized(target, len(body))
+    return whole[: draw.randrange(1, len(whole))], HANG_UP
+
+
+def hang_up(draw: random.Random, target: Target, body: bytes) -> Pieces:
+    return sized(target, len(body)) + body, draw.choice([0.0, 0.002, 0.01]), HANG_UP
+
+
+def slow_body(draw: random.Random, target: Target, body: bytes) -> Pieces:
+    """It comes in the end, and is right: the answer is a 200."""
+    step = max(1, len(body) // 8)
+    trickle = ((body[start : start + step], 0.01) for start in range(0, len(body), step))
+    return sized(target, len(body)), *itertools.chain.from_iterable(trickle)
+
+
+def longer_than_said(draw: random.Random, target: Target, body: bytes) -> Pieces:
+    return sized(target, draw.randrange(len(body))) + body, 0.05, HANG_UP
+
+
+def shorter_than_said(draw: random.Random, target: Target, body: bytes) -> Pieces:
+    return sized(target, len(body) + draw.randrange(1, 1000)) + body, 0.05, HANG_UP
+
+
+def no_length(draw: random.Random, target: Target, body: bytes) -> Pieces:
+    return (sized(target, draw.choice(["-1", "one", "1e3", "0x10", " ", "9" * 40, "5, 6", "+5"])) + body,)
+
+
+def two_lengths(draw: random.Random, target: Target, body: bytes) -> Pieces:
+    return (head(target, f"Content-Length: {len(body)}", f"Content-Length: {len(body) + 1}") + body,)
+
+
+def bad_chunks(draw: random.Random, target: Target, body: bytes) -> Pieces:
+    return (
+        head(target, "Transfer-Encoding: chunked") + draw.choice([b"zz\r\n", b"-1\r\n", b"5\r\nab\r\n0\r\n\r\n"]) + body,
+        0.05,
+        HANG_UP,
+    )
+
+
+def fuzzed(draw: random.Random, target: Target, body: bytes) -> Pieces:
+    """A few bytes changed, taken out or put in; now and then it is a good request still."""
+    changed = bytearray(body)
+    for _ in range(draw.randint(1, 6)):
+        place = draw.randrange(len(changed))
+        match draw.randrange(3):
+            case 0:
+                changed[place] = draw.randrange(256)
+            case 1:
+                del changed[place]
+            case _:
+                changed[place:place] = draw.choice(
+                    [b'"', b"{", b"[", b",", b"\\u", b"1e999", b"null", bytes([draw.randrange(256)])]
+                )
+    return (sized(target, len(changed)) + bytes(changed),)
+
+
+def nested(draw: random.Random, target: Target, body: bytes) -> Pieces:
+    body = b'{"input": ' + b"[" * draw.choice([150, 10_000, 100_000])
+    return (sized(target, len(body)) + body,)
+
+
+def wrong_types(draw: random.Random, target: Target, body: bytes) -> Pieces:
+    value = draw.choice([None, -1, 1e308, True, [], {}, [[]], ["a", 1], "x" * 10_000, {"text": 1}, 10**30])
+    body = json.dumps({"input": "a", draw.choice(["input", "layers", "weights", "model", "top_k", "diagnostics"]): value}).encode()
+    return (sized(target, len(body)) + body,)
+
+
+def no_http(draw: random.Random, target: Target, body: bytes) -> Pieces:
+    return draw.randbytes(draw.randrange(1, 300)) + b"\r\n\r\n", 0.02, HANG_UP
+
+
+KINDS: dict[str, Callable[[random.Random, Target, bytes], Pieces]] = {
+    make.__name__.replace("_", " "): make
+    for make in (
+        cut_body,
+        cut_head,
+        hang_up,
+        slow_body,
+        longer_than_said,
+        shorter_than_said,
+        no_length,
+        two_lengths,
+        bad_chunks,
+        fuzzed,
+        nested,
+        wrong_types,
+        no_http,
+    )
+}
+
+
+async def send(target: Target, pieces: Pieces) -> str:
+    """What came of it: the first status, that the server closed, or that the client did."""
+    try:
+        async with connected(target) as (reader, writer):
+            for piece in pieces:
+                if piece == HANG_UP:
+                    return "hung up"
+                if isinstance(piece, bytes):
+                    writer.write(piece)
+                    await writer.drain()
+                else:
+                    await asyncio.sleep(piece)
+            line = await asyncio.wait_for(reader.readline(), PATIENCE_S)
+            return line.split()[1].decode() if line.startswith(b"HTTP/1.1 ") else "closed"
+    except TimeoutError:
+        return "no answer"
+    except ConnectionError:
+        return "closed"
+
+
+@contextlib.asynccontextmanager
+async def connected(target: Target) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection(target.host, target.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+def report(found: Breakage) -> Table:
+    """Each kind, and what it was answered."""
+    table = Table("broken how", "outcomes", title="Broken requests", title_justify="left")
+    for kind, outcomes in found.outcomes.items():
+        table.add_row(kind, ", ".join(f"{count} × {outcome}" for outcome, count in outcomes.most_common()))
+    return table

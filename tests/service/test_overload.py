@@ -1,0 +1,45 @@
+"""Too many requests, and broken ones, beside good ones: what `make bench` does for minutes, here for seconds, on a tiny model."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+import tiny
+
+from benchmarks.broken import KINDS, Breakage, break_and_ask
+from benchmarks.server import Server, serving
+from service.load import Tally, Target, mixed_bodies, open_loop, sentences
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    tiny.bert(directory)
+    with serving(directory, threads=1, max_waiting_tokens=1500, log_level="ERROR") as running:
+        yield running
+
+
+def test_a_crowd_is_answered_or_told_to_come_back(server: Server) -> None:
+    """600 at once, of some 10,000 tokens, where 1500 may wait."""
+    tally = Tally()
+    bodies = mixed_bodies(4, 28, {"weights": "none", "truncate": "right"})
+    asyncio.run(open_loop(Target.parse(server.address), bodies, [0.0] * 600, tally.note))
+    assert tally.outcomes.keys() == {"200", "429"}
+    assert tally.outcomes["429"] > 40
+    assert tally.outcomes["200"] > 20
+    assert server.is_ready()
+
+
+def test_broken_requests_are_their_senders_fault_and_harm_no_other(server: Server) -> None:
+    found = asyncio.run(break_and_ask(server.address, sentences(16, 4, 20), 10 * len(KINDS)))
+    assert found.outcomes.keys() == KINDS.keys()
+    assert found.blamed_on_the_server == {}
+    assert found.wrong == []
+    assert found.good >= 20
+    assert set(found.outcomes["slow body"]) == {"200"}
+    assert set(found.outcomes["no length"]) | set(found.outcomes["two lengths"]) | set(found.outcomes["nested"]) == {"400"}
+
+
+def test_what_is_blamed_on_the_server_is_told() -> None:
+    outcomes = {"fuzzed": {"422": 3, "500": 1}, "slow body": {"no answer": 2}, "no http": {"closed": 1}}
+    assert Breakage(outcomes).blamed_on_the_server == {"fuzzed: 500": 1, "slow body: no answer": 2}
