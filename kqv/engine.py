@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from kqv.analysis import Analysis
-from kqv.attention.packed import Attend, attend_fused
+from kqv.attention.call import Attend
+from kqv.attention.packed import attend_packed
 from kqv.batch import in_passes, pack
 from kqv.checkpoints import read_checkpoint
 from kqv.config import Group, ModelShape
@@ -142,7 +143,7 @@ class Model:
     def forward(self, inputs: Sequence[InputLike], *, truncate: Truncate = "error") -> list[Float[Tensor, "n W"]]:
         """The hidden states of the same pass with nothing else kept: the yardstick for what an analysis costs."""
         sequences = self.complete(self.read_all(inputs, truncate))
-        return in_passes(self.transformer, shape, sequences, partial(self._hidden, attend=attend_fused))
+        return in_passes(self.transformer, shape, sequences, partial(self._hidden, attend=attend_packed))
 
     def generate(
         self, inputs: Sequence[InputLike], *, selection: Selection | None = None, truncate: Truncate = "error", **sampling: Any

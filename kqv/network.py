@@ -6,7 +6,7 @@ from typing import Protocol
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from kqv.attention.packed import Attend
+from kqv.attention.call import Attend
 from kqv.config import ModelShape
 from kqv.transformer import Inputs, Row
 

@@ -15,9 +15,10 @@ from torch.nn.functional import gelu, linear, relu, silu
 from torch.overrides import TorchFunctionMode
 
 from kqv.attention.biases import Bias, Linear, Relative, alibi_slopes
+from kqv.attention.call import Attend, AttentionCall, OutputProjection
 from kqv.attention.longformer import GlobalHeads, Longformer
 from kqv.attention.masks import Causal, Everything, Mask, Window
-from kqv.attention.packed import Attend, AttentionCall, attend_fused
+from kqv.attention.packed import attend_packed
 from kqv.cache import Cache
 from kqv.config import Activation, Group, ModelConfig
 from kqv.packing import Packing
@@ -89,10 +90,14 @@ class Attention(nn.Module):
         else:
             q, keys, values = self.look_within(x, run)
         bias = None if self.group == "cross" else run.bias
-        out = self.out_projection
-        known = (self.group, self.layer, q, run.packing, keys, values, out.weight, self.mask, bias, self.scale)
+        known = (self.group, self.layer, q, run.packing, keys, values, self.projection, self.mask, bias, self.scale)
         call = AttentionCall(*known, own=self.own, global_heads=self.look_globally(x, run.packing))
-        return out(run.attend(call).flatten(-2))
+        return self.out_projection(run.attend(call).flatten(-2))
+
+    @functools.cached_property
+    def projection(self) -> OutputProjection:
+        """What is known of the output projection, once the weights are there."""
+        return OutputProjection(self.out_projection.weight, self.num_heads)
 
     def look_within(self, x: Float[Tensor, "N W"], run: Pass) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Q of `x`; K and V of each sequence's tokens, those that were read before included."""
@@ -287,7 +292,7 @@ class Transformer(nn.Module):
         self.decoder = Stack(config, "decoder") if config.decoder_layers else None
         self.head = Head(config) if config.head != "none" else None
 
-    def forward(self, encoder: Inputs | None, decoder: Inputs | None = None, attend: Attend = attend_fused) -> Row:
+    def forward(self, encoder: Inputs | None, decoder: Inputs | None = None, attend: Attend = attend_packed) -> Row:
         """The last hidden states: the decoder's, where there is one.
 
         `encoder` and `decoder` hold the packed sequences of each side that the model has, in the same order. A decoder whose caches

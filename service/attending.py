@@ -10,8 +10,9 @@ from torch import Tensor
 from kqv import AttentionResult, InputError, Longformer, Projections, attend, compare, draw_projections, multi_head
 from kqv.attention.longformer import GlobalHeads
 from kqv.attention.multi_head import join_heads, split_heads
+from kqv.attention.relations import Tokens
 from kqv.attention.variants import Variant
-from kqv.diagnostics import DEFAULT_DIAGNOSTICS, Subject, Tokens, defined_for, diagnose
+from kqv.diagnostics import DEFAULT_DIAGNOSTICS, Subject, defined_for, diagnose
 from service.requests import Step
 from service.variants import GLOBAL_PROJECTIONS
 

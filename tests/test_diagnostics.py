@@ -8,7 +8,8 @@ from torch import Tensor
 
 from kqv.attention.dense import dense
 from kqv.attention.masks import Causal, Everything, Mask, Table
-from kqv.diagnostics import DEFAULT_DIAGNOSTICS, DIAGNOSTICS, Subject, Tokens, diagnose
+from kqv.attention.relations import Tokens
+from kqv.diagnostics import DEFAULT_DIAGNOSTICS, DIAGNOSTICS, Subject, diagnose
 
 CPU = torch.device("cpu")
 CLOSE = {"rtol": 1e-12, "atol": 1e-12, "equal_nan": True}  # float64 sums of at most 29 terms
@@ -194,7 +195,7 @@ def test_queries_that_see_nothing_are_in_no_figure(name: str) -> None:
     table[3] = False
     with_blind = attention(scores, Table(table[None, None]), ids=ids, special=special)
     figures = diagnose(with_blind, [name], per_query=True)[name]
-    if DIAGNOSTICS[name].of_head is None:
+    if not DIAGNOSTICS[name].of_head:
         assert figures[0, 3].isnan()
         torch.testing.assert_close(diagnose(with_blind, [name])[name], figures.nanmean(-1), **CLOSE)
     else:

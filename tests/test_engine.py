@@ -13,6 +13,7 @@ from kqv.analysis import Analysis, GroupAnalysis
 SENTENCES = ["The cat sat on the mat.", "a", "who saw the dog playing in the sun, and the dog ran to it?", "the the the the", "!"]
 # float32 keeps 2^-24 of a score around 10 and of sums of 35 to 53 such terms; measured, it comes to a fifth of these.
 WEIGHTS, HIDDEN = {"rtol": 0, "atol": 1e-5}, {"rtol": 0, "atol": 1e-4}
+REMADE = {"rtol": 5e-6, "atol": 1e-6}  # a crop is made of the log-sum-exp, by matrix products of other shapes: 2e-6 apart at worst
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +114,8 @@ def test_negative_indices_count_from_the_end(model: kqv.Model) -> None:
 def test_crops_are_parts_of_the_whole_map_and_leave_the_means_alone(model: kqv.Model) -> None:
     [whole] = model.analyze(SENTENCES[:1], outputs=("scaled_scores",))
     [cropped] = model.analyze(SENTENCES[:1], queries=(2, 5), keys=(1, 9), outputs=("scaled_scores",))
-    torch.testing.assert_close(encoder(cropped).weights, encoder(whole).weights[:, :, 2:5, 1:9], rtol=0, atol=0)
-    torch.testing.assert_close(encoder(cropped).scaled_scores, encoder(whole).scaled_scores[:, :, 2:5, 1:9], rtol=0, atol=0)
+    torch.testing.assert_close(encoder(cropped).weights, encoder(whole).weights[:, :, 2:5, 1:9], **REMADE)
+    torch.testing.assert_close(encoder(cropped).scaled_scores, encoder(whole).scaled_scores[:, :, 2:5, 1:9], **REMADE)
     torch.testing.assert_close(encoder(cropped).diagnostics, encoder(whole).diagnostics, rtol=0, atol=0, equal_nan=True)
     [per_query] = model.analyze(SENTENCES[:1], queries=(2, 5), per_query=True)
     assert encoder(per_query).diagnostics["entropy"].shape == (3, 5, 3)
@@ -125,10 +126,8 @@ def test_top_weights_are_the_strongest_of_the_map(model: kqv.Model) -> None:
     [top] = model.analyze(SENTENCES[:1], weights="top", top_k=3, keys=(2, 9))
     weights = encoder(whole).weights
     assert encoder(top).top.keys.min() >= 2
-    torch.testing.assert_close(weights.gather(-1, encoder(top).top.keys), encoder(top).top.weights, rtol=0, atol=0)
-    torch.testing.assert_close(
-        encoder(top).top.weights, weights[..., 2:9].sort(-1, descending=True).values[..., :3], rtol=0, atol=0
-    )
+    torch.testing.assert_close(weights.gather(-1, encoder(top).top.keys), encoder(top).top.weights, **REMADE)
+    torch.testing.assert_close(encoder(top).top.weights, weights[..., 2:9].sort(-1, descending=True).values[..., :3], **REMADE)
     [all_keys] = model.analyze(SENTENCES[:1], weights="top", top_k=1000)
     assert encoder(all_keys).top.keys.shape == weights.shape
 
@@ -142,7 +141,7 @@ def test_pooled_maps_keep_the_peak_of_each_tile(model: kqv.Model) -> None:
     for row in range(5):
         for column in range(5):
             peak = weights[:, :, bounds[row] : bounds[row + 1], bounds[column] : bounds[column + 1]].amax((-2, -1))
-            assert torch.equal(encoder(pooled).pooled[:, :, row, column], peak)
+            torch.testing.assert_close(encoder(pooled).pooled[:, :, row, column], peak, **REMADE)
     [small] = model.analyze(["a"], weights="pooled")
     assert encoder(small).pooled.shape == (3, 5, 3, 3)
 

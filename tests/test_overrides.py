@@ -12,8 +12,9 @@ from torch.testing import assert_close
 
 import kqv
 from kqv import Linformer, Longformer, Performer
+from kqv.attention.call import AttentionCall
 from kqv.attention.dense import dense
-from kqv.attention.packed import AttentionCall, join
+from kqv.attention.packed import join
 from kqv.batch import pack_ids
 
 IDS = [5, 9, 23, 41, 8, 77, 5, 9, 3, 60, 61]

@@ -6,6 +6,7 @@ Like a mask, a bias is a function of (batch, head, query, key), so that it can b
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +17,9 @@ from kqv.attention.masks import Index, index_grid
 
 class Bias(ABC):
     """A function of (batch, head, query, key) that is added to the scaled scores."""
+
+    relative: ClassVar[bool] = False
+    """Whether it is told from the head and from key − query alone."""
 
     @abstractmethod
     def __call__(self, batch: Index, head: Index, query: Index, key: Index) -> Float[Tensor, "..."]:
@@ -37,6 +41,7 @@ class Tabulated(Bias):
 class Linear(Bias):
     """ALiBi (Press et al., 2022): each head takes off its slope for every token of distance."""
 
+    relative: ClassVar[bool] = True
     slopes: Float[Tensor, " H"]
 
     def __call__(self, batch: Index, head: Index, query: Index, key: Index) -> Float[Tensor, "..."]:
@@ -47,6 +52,7 @@ class Linear(Bias):
 class Relative(Bias):
     """T5's learned bias of each head for every bucket of distances (Raffel et al., 2020)."""
 
+    relative: ClassVar[bool] = True
     table: Float[Tensor, "buckets H"]
     max_distance: int
     both_ways: bool

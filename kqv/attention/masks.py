@@ -16,6 +16,8 @@ from torch import Tensor
 
 Index = Int[Tensor, "..."]
 Visible = Bool[Tensor, "..."]
+Interval = tuple[Index, Index]
+"""The first key that is seen, and the one after the last."""
 
 
 class Mask(ABC):
@@ -24,6 +26,14 @@ class Mask(ABC):
     @abstractmethod
     def __call__(self, batch: Index, head: Index, query: Index, key: Index) -> Visible:
         """Broadcast the four indices; return whether each query may see each key."""
+
+    def interval(self, query: Index, keys: Index) -> Interval | None:
+        """The keys, out of so many, that each query sees, where they lie side by side, the same in every head; else None.
+
+        >>> Causal().interval(torch.tensor([0, 1]), torch.tensor([9, 9]))
+        (tensor([0, 0]), tensor([1, 2]))
+        """
+        return None
 
     def __and__(self, other: "Mask") -> "Mask":
         if isinstance(self, Everything):
@@ -38,6 +48,9 @@ class Everything(Mask):
     def __call__(self, batch: Index, head: Index, query: Index, key: Index) -> Visible:
         return torch.ones((1, 1, 1, 1), dtype=torch.bool, device=key.device)
 
+    def interval(self, query: Index, keys: Index) -> Interval:
+        return torch.zeros_like(keys), keys
+
 
 @dataclass(frozen=True)
 class Causal(Mask):
@@ -45,6 +58,9 @@ class Causal(Mask):
 
     def __call__(self, batch: Index, head: Index, query: Index, key: Index) -> Visible:
         return key <= query
+
+    def interval(self, query: Index, keys: Index) -> Interval:
+        return torch.zeros_like(keys), torch.minimum(query + 1, keys)
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,9 @@ class Window(Mask):
 
     def __call__(self, batch: Index, head: Index, query: Index, key: Index) -> Visible:
         return (query - key <= self.before) & (key - query <= self.after)
+
+    def interval(self, query: Index, keys: Index) -> Interval:
+        return (query - self.before).clamp(min=0), torch.minimum(query + self.after + 1, keys)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +119,12 @@ class Both(Mask):
     def __call__(self, batch: Index, head: Index, query: Index, key: Index) -> Visible:
         return self.first(batch, head, query, key) & self.second(batch, head, query, key)
 
+    def interval(self, query: Index, keys: Index) -> Interval | None:
+        first, second = self.first.interval(query, keys), self.second.interval(query, keys)
+        if first is None or second is None:
+            return None
+        return torch.maximum(first[0], second[0]), torch.minimum(first[1], second[1])
+
 
 @dataclass(frozen=True, eq=False)
 class Shifted(Mask):
@@ -110,6 +135,9 @@ class Shifted(Mask):
 
     def __call__(self, batch: Index, head: Index, query: Index, key: Index) -> Visible:
         return self.mask(batch, head, query + self.by, key)
+
+    def interval(self, query: Index, keys: Index) -> Interval | None:
+        return self.mask.interval(query + self.by, keys)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,10 +164,15 @@ def visible(mask: Mask, shape: tuple[int, int, int, int], device: torch.device) 
 
 def index_grid(shape: tuple[int, int, int, int], device: torch.device) -> tuple[Index, Index, Index, Index]:
     """Indices of batch, head, query and key, each along its own axis of (B, H, T, S)."""
-    batch, head, query, key = (
-        torch.arange(size, device=device).view([-1 if axis == own else 1 for axis in range(4)]) for own, size in enumerate(shape)
-    )
-    return batch, head, query, key
+    batch, head, query, key = (torch.arange(size, device=device) for size in shape)
+    return along_axes(batch, head, query, key)
+
+
+def along_axes(
+    batch: Int[Tensor, " B"], head: Int[Tensor, " H"], query: Int[Tensor, " T"], key: Int[Tensor, " S"]
+) -> tuple[Index, Index, Index, Index]:
+    """The indices of a block of maps, each along its own axis of (B, H, T, S)."""
+    return batch.view(-1, 1, 1, 1), head.view(1, -1, 1, 1), query.view(1, 1, -1, 1), key.view(1, 1, 1, -1)
 
 
 MaskLike = Mask | Literal["none", "causal"] | Bool[Tensor, "..."]

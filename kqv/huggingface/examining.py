@@ -10,8 +10,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from kqv.attention.call import AttentionCall
 from kqv.attention.dense import dense
-from kqv.attention.packed import AttentionCall, join
+from kqv.attention.packed import join
 from kqv.cache import Cache
 from kqv.config import Architecture, Group, ModelShape
 from kqv.errors import CheckpointError

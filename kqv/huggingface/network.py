@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from kqv.attention.packed import Attend, attend_fused
+from kqv.attention.call import Attend
+from kqv.attention.packed import attend_packed
 from kqv.config import ModelShape
 from kqv.huggingface.memory import remember
 from kqv.huggingface.registry import Listener, Step, listening
@@ -108,7 +109,7 @@ class TransformersNetwork(nn.Module):
         attending = {step.module for side in (encoder, decoder) if side is not None for step in side.steps}
         self._bodies = frozenset(name for name, part in model.named_children() if attending.intersection(part.modules()))
 
-    def forward(self, encoder: Inputs | None, decoder: Inputs | None = None, attend: Attend = attend_fused) -> Row:
+    def forward(self, encoder: Inputs | None, decoder: Inputs | None = None, attend: Attend = attend_packed) -> Row:
         """The last hidden states: the decoder's, where there is one."""
         row: Row | None = None
         if self.encoder is not None and encoder is not None:

@@ -1,6 +1,6 @@
 """The attention function that transformers' layers call, and how their masks and biases are put in our terms."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from kqv.attention.biases import Bias, Tabulated
+from kqv.attention.call import Attend, AttentionCall, Limits, OutputProjection, SequenceAttention
 from kqv.attention.dense import repeat_heads
 from kqv.attention.masks import Causal, Everything, Mask, Table
-from kqv.attention.packed import Attend, AttentionCall, SequenceAttention
 from kqv.config import Group
 from kqv.errors import CheckpointError
 from kqv.packing import Packing
@@ -40,6 +40,13 @@ class RegistryCall(AttentionCall):
 
     masks: tuple[Mask, ...]
     biases: tuple[Bias | None, ...]
+
+    @property
+    def sight(self) -> Hashable:
+        return self.group, self.masks
+
+    def limits(self) -> Limits | None:
+        return super().limits() if len(set(self.masks)) == 1 else None
 
     def sequences(self) -> Iterator[SequenceAttention]:
         """Each sequence by itself."""
@@ -88,7 +95,7 @@ class Listener:
             queries=Packing((q.shape[2],) * len(q)),
             keys=tuple(k.transpose(1, 2)),
             values=tuple(v.transpose(1, 2)),
-            w_o=output_weight(step.projection, q),
+            projection=OutputProjection(output_weight(step.projection, q), q.shape[1]),
             mask=read[0].mask,
             bias=added[0],
             scale=scale,

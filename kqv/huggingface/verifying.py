@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kqv.attention.call import AttentionCall
 from kqv.attention.dense import dense
-from kqv.attention.packed import AttentionCall, join
+from kqv.attention.packed import join
 from kqv.cache import Cache
 from kqv.config import Group
 from kqv.errors import CheckpointError
