@@ -53,9 +53,9 @@ def describe(
     described: dict[Group, Tokens] = {}
     for group, (queries, keys) in lengths.items():
         key_ids, special = ids[group], None
-        if key_ids is not None and tokenizer is not None:
-            special = torch.tensor([index in tokenizer.special_ids for index in key_ids], device=device)
         key_tensor = None if key_ids is None else torch.tensor(key_ids, device=device)
+        if key_tensor is not None and tokenizer is not None:
+            special = torch.isin(key_tensor, torch.tensor(sorted(tokenizer.special_ids), dtype=torch.long, device=device))
         described[group] = Tokens(queries, keys, device, group != "cross", key_tensor, special)
     return described
 
@@ -123,17 +123,17 @@ class Recorder:
             judged = self.judged[call.sight, *indices] = judge(look_at(call, tokens), call.queries.lengths)
         values = query_measures(observed.quantities, judged.sight.visible_keys, call.projection.lengths(observed.output))
         split = partial(torch.split, split_size_or_sections=list(call.queries.lengths), dim=-1)
-        planes = map(split, (observed.quantities, values.masked_fill(~judged.defined, torch.nan), judged.sight.sees))
+        planes = map(split, (observed.quantities, values, judged.defined, judged.sight.sees))
         means = judged.means(values).unbind(-1)
         outputs = call.queries.split(observed.output)
         for index, watch, sequence, output, mean, *rows in zip(
             indices, watches, call.sequences(), outputs, means, *planes, strict=True
         ):
             if watch.wants(call.group, call.layer):
-                quantities, measures, sees = rows
+                quantities, measures, where, sees = rows
                 maps = RemadeMaps(sequence, quantities[QUANTITIES.index("logsumexp")])
                 part = Part(watch, watch.scopes[call.group], sequence, maps, output.transpose(0, 1), quantities, sees)
-                self.kept[index][call.group][call.layer] = part.keep(measures, mean)
+                self.kept[index][call.group][call.layer] = part.keep(measures, where, mean)
         return observed.output
 
     def _apart(self, call: AttentionCall, index: int, variant: Variant) -> Float[Tensor, "n H D"]:
@@ -148,10 +148,9 @@ class Recorder:
             quantities = quantities_of_weights(weights, visible, tokens, watch.selection.top_k)
             judged = judge(look(Table(visible[None]), tokens, len(visible)), [len(output)])
             values = query_measures(quantities, judged.sight.visible_keys, call.projection.lengths(result.output.transpose(0, 1)))
-            measures, means = values.masked_fill(~judged.defined, torch.nan), judged.means(values)[..., 0]
             scope = watch.scopes[call.group]
             part = Part(watch, scope, sequence, WholeMaps(result), result.output, quantities, judged.sight.sees)
-            kept = self.kept[index][call.group][call.layer] = part.keep(measures, means)
+            kept = self.kept[index][call.group][call.layer] = part.keep(values, judged.defined, judged.means(values)[..., 0])
             if watch.selection.compare and scope.attention is not None:
                 kept |= vars(compare(result.of_heads(scope.heads), sequence.by(dense).entry(0).of_heads(scope.heads)))
         return output
@@ -205,11 +204,12 @@ class Part:
     quantities: Float[Tensor, "P H n"]
     sees: Bool[Tensor, "#H n"]
 
-    def keep(self, measures: Float[Tensor, "M H n"], means: Float[Tensor, "M H"]) -> Kept:
+    def keep(self, measures: Float[Tensor, "M H n"], where: Bool[Tensor, " M #H n"], means: Float[Tensor, "M H"]) -> Kept:
         """What the sequence's selection asks for, by name: of the measures, each query's or the mean, and all that `Part` makes."""
-        heads = list(self.scope.heads)
-        of_heads = measures[:, heads, self.scope.queries] if self.watch.selection.per_query else means[:, heads]
-        return {"measures": of_heads} | self.checks() | self.tensors() | self.weights() | self.comparisons()
+        heads, queries = list(self.scope.heads), self.scope.queries
+        each = self.watch.selection.per_query
+        shown = measures.masked_fill(~where, torch.nan)[:, heads, queries] if each else means[:, heads]
+        return {"measures": shown} | self.checks() | self.tensors() | self.weights() | self.comparisons()
 
     def checks(self) -> Kept:
         """How far the weights are from what weights must be, as they were multiplied with the values."""
