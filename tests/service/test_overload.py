@@ -15,7 +15,7 @@ from service.load import Tally, Target, mixed_bodies, open_loop, sentences
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     directory = tmp_path_factory.mktemp("models") / "tiny"
     tiny.bert(directory)
-    with serving(directory, threads=1, max_waiting_tokens=1500, log_level="ERROR") as running:
+    with serving(directory, threads=1, max_waiting_tokens=1500, request_timeout_ms=110_000, log_level="ERROR") as running:
         yield running
 
 
