@@ -87,11 +87,9 @@ class Heads(Collector):
         self._seen[model] = self._seen.get(model, 0) + 1
         for (measure, group), means in chosen.means.items():
             found = analysis.attention.get(group)
-            if found is None or not found.layers:
-                continue
-            figures = found.diagnostics[measure].to("cpu", torch.float64).numpy()
-            place = np.ix_(found.layers, found.heads)
-            means[place] = mixed(means[place], figures)
+            if found is not None and found.layers and measure in found.diagnostics:
+                place = np.ix_(found.layers, found.heads)
+                means[place] = mixed(means[place], found.diagnostics[measure].to("cpu", torch.float64).numpy())
 
     def _look(self, model: Model, job: Job, batcher: Batcher) -> None:
         """Measure a sequence for the metrics alone, or not, where others would have to wait for it."""

@@ -65,6 +65,8 @@ def one_line(text: str) -> str:
 
 def log_request(exchange: Exchange) -> None:
     """One line a request, without its content."""
+    if not logger.isEnabledFor(logging.INFO):
+        return
     stages = exchange.stages
     fields: dict[str, Any] = {
         "request_id": exchange.request_id,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from uuid import uuid4
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import (
@@ -35,19 +35,20 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS TRACE CONNECT".split())
 NO_ROUTE = "(no route)"
 
-SECURITY = {
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-}
+SECURITY = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
 """Headers of every answer that doesn't say otherwise itself."""
 
-DATA_POLICY = "default-src 'none'; frame-ancestors 'none'"
+DATA_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 PAGE_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+    b"content-security-policy",
+    b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    b"worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'",
 )
 """For pages: those of /docs start by a script of their own, and draw their icons from data."""
 
@@ -136,14 +137,11 @@ class Observe:
 
 def add_headers(message: Message, request_id: str) -> None:
     """The id, and what keeps a browser from doing more with the answer than it is meant for."""
-    headers = MutableHeaders(scope=message)
-    headers["x-request-id"] = request_id
-    given = headers.keys()
-    missing = [(name.encode(), value.encode()) for name, value in SECURITY.items() if name not in given]
-    if "content-security-policy" not in given:
-        is_page = headers.get("content-type", "").startswith("text/html")
-        missing.append((b"content-security-policy", (PAGE_POLICY if is_page else DATA_POLICY).encode()))
-    headers.raw.extend(missing)
+    headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+    given = dict(headers)
+    is_page = given.get(b"content-type", b"").startswith(b"text/html")
+    missing = [each for each in (*SECURITY, PAGE_POLICY if is_page else DATA_POLICY) if each[0] not in given]
+    message["headers"] = headers + missing
 
 
 class Shield:

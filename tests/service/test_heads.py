@@ -75,7 +75,15 @@ async def test_only_what_was_reported_moves(model: kqv.Model) -> None:
         torch.testing.assert_close(found, expected, equal_nan=True)
 
 
-@pytest.mark.parametrize("body", [{"per_query": True}, {"diagnostics": "none"}, {"diagnostics": ["first"]}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"per_query": True},
+        {"diagnostics": "none"},
+        {"diagnostics": ["first"]},
+        {"attention": {"kind": "longformer", "window": 2}},
+    ],
+)
 async def test_what_is_measured_otherwise_does_not_count(model: kqv.Model, body: dict[str, Any]) -> None:
     async with following(model) as (_, client):
         assert (await client.post("/v1/analyze", json={"input": TEXT} | body)).status_code == 200

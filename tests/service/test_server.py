@@ -1,5 +1,6 @@
 """The process: it starts by its environment, loads, serves, drains and stops."""
 
+import json
 import os
 import re
 import signal
@@ -119,3 +120,19 @@ serve(Settings(models=({str(checkpoint)!r},), port=0))
             assert client.post("/v1/analyze", json={"input": [5] * 3}).status_code == 200
             assert client.post("/v1/analyze", json={"input": [5] * 7}).status_code == 500
         assert server.wait(20) == 1
+
+
+def test_log_is_of_one_form_and_warns_of_an_open_door(checkpoint: Path) -> None:
+    with process(models=checkpoint, log_format="json", host="0.0.0.0") as server:
+        assert server.stderr is not None
+        lines = []
+        for line in server.stderr:
+            lines.append(json.loads(line))  # uvicorn's own lines too
+            if "running on" in lines[-1]["message"]:
+                break
+        server.send_signal(signal.SIGINT)
+        lines += [json.loads(line) for line in server.stderr]
+        assert server.wait(10) == 0
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    [warning] = [line["message"] for line in lines if line["level"] == "WARNING"]
+    assert warning == "no API keys are set: everyone who reaches 0.0.0.0 may use this service"
