@@ -68,7 +68,7 @@ def test_sigterm_drains_and_then_stops_cleanly(checkpoint: Path) -> None:
         assert response.status_code == 200
         assert response.headers["connection"] == "close"
         client.close()
-        assert server.wait(10) == 0
+        assert server.wait(60) == 0
         assert time.monotonic() - told >= DRAIN_S
 
 
@@ -86,7 +86,7 @@ def test_interrupt_stops_at_once(checkpoint: Path) -> None:
     with process(models=checkpoint, drain_s=60) as server:
         address(server.stderr)
         server.send_signal(signal.SIGINT)
-        assert server.wait(10) == 0
+        assert server.wait(60) == 0
 
 
 def test_models_that_cannot_be_loaded_end_the_process(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_log_is_of_one_form_and_warns_of_an_open_door(checkpoint: Path) -> None:
                 break
         server.send_signal(signal.SIGINT)
         lines += [json.loads(line) for line in server.stderr]
-        assert server.wait(10) == 0
+        assert server.wait(60) == 0
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
     [warning] = [line["message"] for line in lines if line["level"] == "WARNING"]
     assert warning == "no API keys are set: everyone who reaches 0.0.0.0 may use this service"
