@@ -129,10 +129,10 @@ def test_the_sum_over_keys_is_not_biased() -> None:
 def test_the_error_falls_as_one_over_the_root_of_the_features() -> None:
     q, k, v = (tensor / 4 for tensor in qkv(32, 32, 2, 2, width=16))
     exact = dense(q, k, v).output
-    counts = torch.tensor([16, 32, 64, 128, 256])
+    counts = torch.tensor([16, 32, 64, 128])
     errors = []
     for count in counts.tolist():
-        drawn = [Performer(features=count, seed=seed)(q, k, v).output - exact for seed in range(100)]
+        drawn = [Performer(features=count, seed=seed)(q, k, v).output - exact for seed in range(60)]
         errors.append(torch.stack(drawn).square().mean().sqrt())
     logs = torch.stack([counts.log(), torch.ones(len(counts))], -1)
     slope = torch.linalg.lstsq(logs, torch.stack(errors).log()[:, None]).solution[0].item()
