@@ -29,6 +29,7 @@ from service.openapi import describe
 from service.queue import Size
 from service.routes import analyze, attend, embeddings, generate, health, metrics, models, oip, tokenize
 from service.settings import Settings
+from service.threads import make_executor
 from service.tracing import Tracing
 from service.workers import make_crew
 
@@ -125,13 +126,14 @@ def make_batcher(settings: Settings, served: Models, watcher: Watcher) -> Batche
     """The batcher that the settings describe."""
     batch = Size(settings.max_batch_tokens, settings.max_batch_cells, settings.max_batch_answer_bytes)
     limits = Limits(settings.max_waiting_tokens, settings.max_waiting_sequences, batch)
-    crew = make_crew(settings.workers, settings.threads, settings.wide_batch_tokens, settings.device)
+    crew = make_crew(settings.workers, settings.threads, settings.device)
     return Batcher(limits, crew, watcher, probe=served.probe)
 
 
 @asynccontextmanager
 async def run(service: Service, tracing: Tracing | None, app: FastAPI) -> AsyncIterator[None]:
-    """The device thread works while the app runs, and finishes what waits before it stops."""
+    """The workers work while the app runs, and finish what waits before they stop."""
+    asyncio.get_running_loop().set_default_executor(make_executor())
     service.batcher.start()
     yield
     await service.batcher.close()

@@ -89,6 +89,7 @@ class Batcher:
         self._queue = Queue(limits.batch)
         self._workers = Workers(crew, self._queue, self._settle, probe)
         self._closing = False
+        self._waking = False
         self._tokens_per_s = 0.0
 
     def start(self) -> None:
@@ -109,7 +110,7 @@ class Batcher:
     @property
     def load(self) -> Load:
         """What waits and runs at the moment."""
-        with self._workers.changed:
+        with self._workers.lock:
             return Load(len(self._queue), self._workers.running, self._queue.size.tokens)
 
     @property
@@ -124,7 +125,7 @@ class Batcher:
         """
         now = time.monotonic()
         waiting = [Waiting(work, job, size, self._loop.create_future(), now) for job, size in zip(jobs, sizes, strict=True)]
-        with self._workers.changed:
+        with self._workers.lock:
             self._let_in(waiting)
         for each in waiting:
             each.future.add_done_callback(partial(self._left, each))
@@ -141,7 +142,15 @@ class Batcher:
         if self._queue and not fits:
             raise OverloadedError(f"{queued} tokens wait for the device already", self._seconds_for(queued))
         self._queue.put(waiting)
-        self._workers.changed.notify()
+        if not self._waking:
+            self._waking = True
+            self._loop.call_soon(self._wake)
+
+    def _wake(self) -> None:
+        """Now that all who came together are in the queue: a worker that had woken at the first would have run it alone."""
+        self._waking = False
+        with self._workers.lock:
+            self._workers.wake()
 
     def _seconds_for(self, tokens: int) -> int:
         """How long the workers will take for so much, judged by what they did before."""
@@ -150,7 +159,7 @@ class Batcher:
     def _left(self, waiting: Waiting, future: asyncio.Future[Done]) -> None:
         """Free the place of a job that nobody wants any more."""
         if future.cancelled():
-            with self._workers.changed:
+            with self._workers.lock:
                 was_waiting = self._queue.drop(waiting)
             if was_waiting:
                 self._watcher.cancelled("queue", 1)
@@ -186,7 +195,7 @@ class Batcher:
         if waiting.future.cancelled():
             return done._replace(result=result)
         again = Waiting(waiting.work, waiting.job, size, self._loop.create_future(), time.monotonic())
-        with self._workers.changed:
+        with self._workers.lock:
             if self.broken:
                 return failed_device()
             self._queue.put([again])

@@ -73,15 +73,19 @@ class Caller:
 
         Raises `DeadlineError` when the time is over, `ClientGoneError` when the connection is.
         """
-        answer = asyncio.gather(*futures)
-        answer.add_done_callback(look_at)
+        waiting = set(futures)
         try:
             with self.watched() as gone:
-                await self.wait_for_any([answer], gone)
-            return answer.result()
+                while waiting:
+                    done = await self.wait_for_any(waiting, gone)
+                    waiting -= done
+                    for future in done:
+                        future.result()
+            return [future.result() for future in futures]
         finally:
             for future in futures:
-                future.cancel()
+                if not future.cancel() and not future.cancelled():
+                    future.exception()  # asked for, so that asyncio doesn't complain that nobody did
 
     @contextmanager
     def watched(self) -> Iterator[asyncio.Task[None]]:
@@ -107,9 +111,3 @@ class Caller:
         """Returns when the client has closed the connection."""
         while (await self.request.receive())["type"] != "http.disconnect":
             pass
-
-
-def look_at(future: asyncio.Future[Any]) -> None:
-    """Take note of how it ended: asyncio logs an error for one that fails when nobody waits any more."""
-    if not future.cancelled():
-        future.exception()

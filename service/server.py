@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import sys
 import time
 from types import FrameType
 
@@ -23,12 +24,17 @@ from service.tracing import start_tracing
 
 logger = logging.getLogger(__name__)
 
+SWITCH_S = 0.0005
+"""How long a thread may wait for the interpreter before the one that has it must give it up. Python's own 5 ms are longer than most
+operations of a batch take, and a worker asks for it after each of them."""
+
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def serve(settings: Settings) -> None:
     """Serve until told to stop; raises `SystemExit` where the models can't be loaded."""
     configure(settings)
+    sys.setswitchinterval(SWITCH_S)
     models = Models(lambda: [read_model(name, settings) for name in settings.models])
     app = create_app(settings, models, start_tracing(settings))
     if not app.state.service.keys.required and settings.host not in LOOPBACK:

@@ -52,9 +52,7 @@ class Settings(BaseSettings):
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Batches that run side by side; "auto" is one for each core, up to 8, and one that feeds a GPU."""
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """CPU threads that compute together for each worker; "auto" divides the cores among the workers."""
-    wide_batch_tokens: int = Field(default=256, ge=1)
-    """A batch of so many tokens, when nothing else waits, has the threads of idle workers too."""
+    """CPU threads of each worker; "auto" divides the cores. Who comes alone has those of idle workers too, where that is faster."""
     api_keys: SecretStr | None = None
     """Keys that are let in, as NAME:KEY or NAME:sha256:DIGEST, separated by commas; with neither these nor a file, everyone is."""
     api_keys_file: Path | None = None

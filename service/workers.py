@@ -1,8 +1,8 @@
 """The threads that use the device: each takes a batch, runs it, and hands its outcome over.
 
-Short work runs fastest with one thread of torch's own for each worker, and a worker for each core: a batch is thousands of small
-operations, and threads that share one wait for each other after each. A long sequence that comes alone gains by more threads, so it
-gets those of the workers that have nothing to do.
+Batches run fastest side by side, a worker for each core with one thread of torch's own: a batch is hundreds of small operations,
+and threads that share one wait for each other after each, the longest for one that the event loop has displaced. Who comes alone
+has the cores of all idle workers, wherever that is faster.
 """
 
 import logging
@@ -15,12 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from service.pace import Pace
 from service.queue import Batch, Queue, Waiting
 
 logger = logging.getLogger(__name__)
 
 MOST_WORKERS = 8
 """On a machine of more cores each worker has several threads: the interpreter lets only one of them speak at a time."""
+
+LEAD = 0
+"""The worker that may use more cores than its own. There is one: as soon as two threads have made teams that are larger than the
+machine together, OpenMP lets all of them sleep at each barrier instead of spinning, and a sentence takes 24 ms instead of 14."""
 
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
@@ -32,16 +37,14 @@ class Crew:
     workers: int = 1
     threads: int = 1
     """Of torch's own, for each worker."""
-    wide_tokens: int = 256
-    """A batch of so many tokens, when nothing else waits, has the threads of idle workers too."""
 
 
-def make_crew(workers: int | Literal["auto"], threads: int | Literal["auto"], wide_tokens: int, device: str) -> Crew:
+def make_crew(workers: int | Literal["auto"], threads: int | Literal["auto"], device: str) -> Crew:
     """By default one worker that feeds a GPU, else one for each core, up to a number; the cores are divided among them."""
     cores = count_cores()
     usual = min(cores, MOST_WORKERS) if is_cpu(device) else 1
     count = usual if workers == "auto" else workers
-    return Crew(count, max(1, cores // count) if threads == "auto" else threads, wide_tokens)
+    return Crew(count, max(1, cores // count) if threads == "auto" else threads)
 
 
 def is_cpu(device: str) -> bool:
@@ -52,10 +55,11 @@ def is_cpu(device: str) -> bool:
 
 
 def use_threads(count: int) -> None:
-    """How many this worker's operations run on; with OpenMP it is a property of the calling thread."""
+    """How many the calling thread's operations run on; with OpenMP each has a number of its own."""
     import torch
 
-    torch.set_num_threads(count)
+    if torch.get_num_threads() != count:  # the first question sets a new thread's number to what another was last given
+        torch.set_num_threads(count)
 
 
 def count_cores() -> int:
@@ -104,8 +108,8 @@ class Workers:
         settle: Callable[[Sequence[Waiting], Sequence[Outcome], int], None],
         probe: Callable[[], None],
     ) -> None:
-        self.changed = threading.Condition()
-        """Held by whoever touches the queue; notified when there is something new in it."""
+        self.lock = threading.Lock()
+        """Held by whoever touches the queue."""
         self.running = 0
         self.failure: BaseException | None = None
         """Why nothing runs any more."""
@@ -114,8 +118,19 @@ class Workers:
         self._settle = settle
         self._probe = probe
         self._idle = crew.workers
+        """Cores that nobody uses, one a worker."""
+        self._idle_since = 0.0
         self._closing = False
-        self._threads = [threading.Thread(target=self._serve, name=f"device-{index}", daemon=True) for index in range(crew.workers)]
+        self._bells = [threading.Condition(self.lock) for _ in range(crew.workers)]
+        self._resting: set[int] = set()
+        """Workers that wait for their bell."""
+        self._pace = Pace()
+        self._returning = crew.workers
+        """Workers that are done, and haven't looked yet for more."""
+        self._threads = [
+            threading.Thread(target=self._serve, args=(index,), name=f"device-{index}", daemon=True)
+            for index in range(crew.workers)
+        ]
 
     @property
     def count(self) -> int:
@@ -127,45 +142,70 @@ class Workers:
 
     def close(self) -> None:
         """Finish what waits, and stop."""
-        with self.changed:
+        with self.lock:
             self._closing = True
-            self.changed.notify_all()
+            self._wake_all()
         for thread in self._threads:
             thread.join()
 
-    def _serve(self) -> None:
+    def wake(self) -> None:
+        """Rouse the first worker that rests, where there is something for it; one that is done looks by itself. The lock is held."""
+        if self._queue and self._resting and not self._returning:
+            self._bells[min(self._resting)].notify()
+
+    def _wake_all(self) -> None:
+        for index in self._resting:
+            self._bells[index].notify()
+
+    def _serve(self, index: int) -> None:
         """One worker: batch after batch. Whatever ends it but the end, ends all of them, and nobody is left waiting."""
         try:
-            while self._serve_one():
+            while self._serve_one(index):
                 pass
         except BaseException as error:
             logger.critical("a worker has failed, and the service with it", exc_info=True)
             self._fail(error)
 
-    def _serve_one(self) -> bool:
+    def _serve_one(self, index: int) -> bool:
         """Wait for a batch and run it; false once there will be none. A frame of its own, so that no result outlives its batch."""
-        with self.changed:
-            self.changed.wait_for(self._has_news)
+        with self.lock:
+            self._returning -= 1
+            self._rest(index)
             if self.failure is not None or not self._queue:
                 return False
             batch = self._queue.take(self._idle)
-            helpers = self._helpers_for(batch)
+            may_be_wide = index == LEAD and self._came_alone(batch)
+            helpers = self._idle - 1 if may_be_wide and self._pace.choose(batch.work.lane, batch.size.tokens) else 0
             self._idle -= 1 + helpers
             self.running += len(batch.jobs)
-            if self._queue and self._idle:
-                self.changed.notify()
-        self._run(batch, helpers)
+            if self._idle:
+                self.wake()
+        seconds = self._run(batch, helpers)
+        if may_be_wide:
+            self._pace.learn(batch.work.lane, batch.size.tokens, helpers > 0, seconds)
         return True
+
+    def _rest(self, index: int) -> None:
+        """Wait until there is something to do, or to end."""
+        while not self._has_news():
+            self._resting.add(index)
+            self._bells[index].wait()
+            self._resting.discard(index)
 
     def _has_news(self) -> bool:
         return bool(self._queue and self._idle) or (self._closing and not self._queue) or self.failure is not None
 
-    def _helpers_for(self, batch: Batch) -> int:
-        """How many other workers stand back, so that this batch has their cores."""
-        return self._idle - 1 if batch.size.tokens >= self._crew.wide_tokens and not self._queue else 0
+    def _came_alone(self, batch: Batch) -> bool:
+        """Whether other workers may stand back, so that a batch has their cores: one that had to wait for a core has company, for
+        which the others are kept.
+        """
+        return self._idle > 1 and not self._queue and batch.jobs[0].since >= self._idle_since
 
-    def _run(self, batch: Batch, helpers: int) -> None:
-        """Run a batch and settle it, whatever happens: each job has its own result or error, and none is forgotten."""
+    def _run(self, batch: Batch, helpers: int) -> float:
+        """Run a batch and settle it, whatever happens: each job has its own result or error, and none is forgotten.
+
+        Returns the seconds that it took.
+        """
         jobs = [waiting for waiting in batch.jobs if not waiting.future.cancelled()]
         outcomes: Sequence[Outcome] = ()
         started = time.monotonic()
@@ -175,27 +215,31 @@ class Workers:
             if any(isinstance(outcome, Exception) for outcome in outcomes):
                 self._probe()
         finally:
-            self._stand_down(batch, helpers, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            self._stand_down(batch, helpers, seconds)
             if len(outcomes) != len(jobs):
                 logger.critical("%d jobs had %d outcomes; all of them fail", len(jobs), len(outcomes))
                 outcomes = [RuntimeError("the outcomes of a batch were lost")] * len(jobs)
             self._settle(jobs, outcomes, len(batch.jobs) - len(jobs))
+        return seconds
 
     def _stand_down(self, batch: Batch, helpers: int, seconds: float) -> None:
         """The batch is done: before anyone hears of it, who may come again at once and find this worker idle."""
-        with self.changed:
+        with self.lock:
             self._queue.took(batch, seconds * (1 + helpers))
             self._idle += 1 + helpers
+            self._idle_since = time.monotonic()
+            self._returning += 1
             self.running -= len(batch.jobs)
             if helpers or self._closing:
-                self.changed.notify_all()
+                self._wake_all()
 
     def _fail(self, error: BaseException) -> None:
         """Run nothing any more, and let nobody wait for it."""
-        with self.changed:
+        with self.lock:
             self.failure = error
             waiting = self._queue.clear()
-            self.changed.notify_all()
+            self._wake_all()
         self._settle(waiting, [WorkersFailedError()] * len(waiting), 0)
 
 

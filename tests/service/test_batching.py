@@ -324,22 +324,23 @@ class Counting(Device):
         return [torch.get_num_threads()] * len(jobs)
 
 
-async def test_wide_batch_has_the_threads_of_idle_workers_and_no_others() -> None:
+async def test_lone_batch_is_tried_with_the_threads_of_idle_workers() -> None:
     counting, other = Counting(), Device()
-    async with started(limits(1000, 100, 10), Crew(workers=3, threads=2, wide_tokens=8)) as batcher:
-        [narrow] = await asyncio.gather(*submit(batcher, counting, ["a"], [7]))
-        [wide] = await asyncio.gather(*submit(batcher, counting, ["a"], [8]))
+    async with started(crew=Crew(workers=3, threads=2)) as batcher:
+        threads = [(await submit(batcher, counting, ["a"], [8])[0]).result for _ in range(2)]
         await other.hold(batcher)
-        [beside] = await asyncio.gather(*submit(batcher, counting, ["a"], [8]))
-        assert (narrow.result, wide.result, beside.result) == (2, 6, 4)
+        threads.append((await submit(batcher, counting, ["a"], [8])[0]).result)
+        assert threads == [2, 6, 2]
         other.free.set()
 
 
 async def test_while_a_wide_batch_runs_the_others_stand_back(device: Device) -> None:
     wide, late = Device(), Device()
-    async with started(limits(1000, 100, 10), Crew(workers=2, wide_tokens=8)) as batcher:
+    async with started(crew=Crew(workers=2)) as batcher:
+        await submit(batcher, wide, ["narrow"], [8])[0]
         wide.free.clear()
-        [first] = submit(batcher, wide, ["a"], [8])
+        wide.busy.clear()
+        [first] = submit(batcher, wide, ["wide"], [8])
         await asyncio.to_thread(wide.busy.wait, 10)
         [second] = submit(batcher, late, ["b"], [1])
         await asyncio.sleep(0.05)
@@ -419,7 +420,7 @@ class Unlucky(Device):
 async def test_under_load_with_failures_and_cancellations_nothing_is_lost_or_done_twice(count: int) -> None:
     works = [Unlucky(seed) for seed in range(3)]
     draw = random.Random(count)
-    async with started(limits(10**6, 10**6, 30), Crew(count, wide_tokens=25)) as batcher:
+    async with started(limits(10**6, 10**6, 30), Crew(count)) as batcher:
         futures: dict[int, asyncio.Future[Done]] = {}
         for request in range(300):
             jobs = [len(futures) + index for index in range(draw.randint(1, 9))]
