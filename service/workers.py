@@ -149,7 +149,7 @@ class Workers:
             thread.join()
 
     def wake(self) -> None:
-        """Rouse the first worker that rests, where there is something for it; one that is done looks by itself. The lock is held."""
+        """Rouse the first worker that rests, where there is something for it; one that is done looks by itself. Under the lock."""
         if self._queue and self._resting and not self._returning:
             self._bells[min(self._resting)].notify()
 
