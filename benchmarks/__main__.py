@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from benchmarks import analysis, balancer, broken, overload, readiness, request, service, soak, variants
+from benchmarks import analysis, attention, balancer, broken, decoding, overload, readiness, request, service, soak, variants
 
 
 class Benchmark(NamedTuple):
@@ -17,7 +17,9 @@ class Benchmark(NamedTuple):
 
 
 BENCHMARKS = {
+    "attention": Benchmark(attention.run),
     "analysis": Benchmark(analysis.run),
+    "decoding": Benchmark(decoding.run),
     "request": Benchmark(request.run),
     "readiness": Benchmark(readiness.run),
     "variants": Benchmark(variants.run),
