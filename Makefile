@@ -17,7 +17,7 @@ help: ## list the targets
 serve: .venv/runtime ## pull MiniLM and serve it, and the models that come with kqv, on 127.0.0.1:PORT
 	$(BIN)/kqv pull minilm
 	@echo 'kqv: http://127.0.0.1:$(PORT), its API described at http://127.0.0.1:$(PORT)/docs; Ctrl-C stops it'
-	KQV_MODELS=minilm,mini-gpt,mini-t5 $(BIN)/kqv serve --host 127.0.0.1 --port $(PORT)
+	KQV_MODELS=minilm,mini-bert,mini-gpt,mini-t5 $(BIN)/kqv serve --host 127.0.0.1 --port $(PORT)
 
 test: .venv/dev ## run the tests, those of the documentation too
 	-for model in minilm smollm2 ruaccent; do $(BIN)/kqv pull $$model; done # without them, tests of real weights are skipped

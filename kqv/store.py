@@ -58,8 +58,11 @@ class BuiltIn:
 BUILT_IN = {
     model.name: model
     for model in (
+        BuiltIn(name="mini-bert", summary="guesses masked words: BERT encoder, 4 layers × 4 heads, width 128, 256 tokens"),
         BuiltIn(name="mini-gpt", summary="goes on with what repeats: GPT-2 decoder, 4 layers × 4 heads, width 128, 256 tokens"),
-        BuiltIn(name="mini-t5", summary="turns dates into ISO 8601: T5 encoder–decoder, 2 + 2 layers × 4 heads, width 64"),
+        BuiltIn(
+            name="mini-t5", summary="turns dates into ISO 8601: T5 encoder–decoder, 2 + 2 layers × 4 heads, width 64, 64 tokens"
+        ),
     )
 }
 """The first one is what is served first where nobody names a model."""

@@ -75,7 +75,7 @@ def test_what_comes_with_kqv_need_not_be_pulled(tmp_path: Path) -> None:
 def test_models_lists_the_built_in_the_known_and_the_stored(store: Path) -> None:
     lines = [line.rstrip() for line in run("models", "--store", store).stdout.splitlines()]
     built_in, others = lines[1 : 1 + len(BUILT_IN)], lines[1 + len(BUILT_IN) :]
-    assert [line.split()[:3] for line in built_in] == [[name, "built", "in"] for name in ("mini-gpt", "mini-t5")]
+    assert [line.split()[:3] for line in built_in] == [[name, "built", "in"] for name in ("mini-bert", "mini-gpt", "mini-t5")]
     assert [line.split()[:4] for line in others] == [
         ["minilm", "no", "83.5", "MB"],
         ["smollm2", "no", "92.9", "MB"],
@@ -222,7 +222,7 @@ def test_serve_needs_no_argument(served: list[Settings], tmp_path: Path, monkeyp
     assert result.exit_code == 0, result.stderr
     [settings] = served
     models = [kqv.load(name, store=settings.store) for name in settings.models]
-    assert [model.config.architecture for model in models] == ["decoder", "encoder-decoder"]
+    assert [model.config.architecture for model in models] == ["encoder", "decoder", "encoder-decoder"]
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,8 @@ def measure(folder: Path) -> None:
     rows = [[CLS_ID, *text.window(62, generator), SEP_ID] for _ in range(200)]
     for title, guesses in (("mini-bert", guess(model, rows)), ("by frequency", frequency(text, rows))):
         print(f"held-out text, {title}: loss {guesses.loss:.3f} nats a masked token, {guesses.right:.1%} right")
-    for name, values in figures.diagnostics(model, "encoder", rows, ("previous", "next", "special", "duplicate")).items():
+    names = ("previous", "next", "self", "duplicate", "special", "entropy")
+    for name, values in figures.diagnostics(model, "encoder", rows, names).items():
         figures.by_head(f"{name} on held-out text", values)
 
 
