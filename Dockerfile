@@ -10,6 +10,9 @@ RUN python -m venv /opt/kqv
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip \
     /opt/kqv/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt .
+# The C part is compiled here, so that the image needs no compiler. Not from /source, whose own kqv would come first.
+RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends gcc libc6-dev \
+    && cd /opt/kqv && bin/python -m kqv.native
 
 FROM ${BASE}
 RUN useradd --uid 10001 --user-group --home-dir /tmp --no-create-home --shell /usr/sbin/nologin kqv \
