@@ -10,7 +10,8 @@ who goes next, `workers` runs it; here is who is let in, and what becomes of tho
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -175,7 +176,8 @@ class Batcher:
             if isinstance(outcome, Exception) and not isinstance(outcome, InputError):
                 self._watcher.failed()
         settled = [self._settled(waiting, outcome) for waiting, outcome in zip(jobs, outcomes, strict=True)]
-        self._loop.call_soon_threadsafe(settle, [waiting.future for waiting in jobs], settled)
+        with suppress_closed(self._loop):
+            self._loop.call_soon_threadsafe(settle, jobs, settled)
 
     def _settled(self, waiting: Waiting, outcome: Outcome) -> Done | Exception:
         """What the one who waits is told."""
@@ -192,9 +194,9 @@ class Batcher:
         It was let in once, so no limit refuses it now.
         """
         result, size = done.result
-        if waiting.future.cancelled():
+        if waiting.future.cancelled() or waiting.fate.abandoned:
             return done._replace(result=result)
-        again = Waiting(waiting.work, waiting.job, size, self._loop.create_future(), time.monotonic())
+        again = Waiting(waiting.work, waiting.job, size, self._loop.create_future(), time.monotonic(), waiting.fate)
         with self._workers.lock:
             if self.broken:
                 return failed_device()
@@ -223,10 +225,22 @@ def runs(jobs: Sequence[Waiting], outcomes: Sequence[Outcome]) -> dict[Run, int]
     return largest
 
 
-def settle(futures: Sequence[asyncio.Future[Done]], outcomes: Sequence[Done | Exception]) -> None:
+@contextmanager
+def suppress_closed(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Tell a loop that is closed nothing: who waited in it has gone with it, and that is no failure of the worker."""
+    try:
+        yield
+    except RuntimeError:
+        if not loop.is_closed():
+            raise
+
+
+def settle(jobs: Sequence[Waiting], outcomes: Sequence[Done | Exception]) -> None:
     """Set the futures that still wait; a cancelled one may not be set."""
-    for future, outcome in zip(futures, outcomes, strict=True):
+    for waiting, outcome in zip(jobs, outcomes, strict=True):
+        future = waiting.future
         if future.done():
+            waiting.fate.abandoned = True
             if isinstance(outcome, Done) and outcome.next is not None:
                 outcome.next.cancel()
         elif isinstance(outcome, Exception):

@@ -67,6 +67,13 @@ def total(sizes: Iterable[Size]) -> Size:
     return sum(sizes, NOTHING)
 
 
+@dataclass(eq=False)
+class Fate:
+    """What has become of a job that goes on, told at once to those who run it, who may be ahead of those who wait."""
+
+    abandoned: bool = False
+
+
 @dataclass(eq=False, slots=True)
 class Waiting:
     """A job in the queue."""
@@ -77,6 +84,8 @@ class Waiting:
     future: asyncio.Future[Any]
     """Cancelled when nobody wants the result any more."""
     since: float
+    fate: Fate = field(default_factory=Fate)
+    """Shared by all runs of a job that goes on."""
 
 
 class Request:

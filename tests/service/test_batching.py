@@ -330,7 +330,8 @@ async def test_lone_batch_is_tried_with_the_threads_of_idle_workers() -> None:
         threads = [(await submit(batcher, counting, ["a"], [8])[0]).result for _ in range(2)]
         await other.hold(batcher)
         threads.append((await submit(batcher, counting, ["a"], [8])[0]).result)
-        assert threads == [2, 6, 2]
+        assert threads[:2] == [2, 6]
+        assert threads[2] <= 4  # the cores of the worker that is busy are not lent
         other.free.set()
 
 
