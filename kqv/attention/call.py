@@ -108,6 +108,11 @@ class AttentionCall:
         return self.group != "cross"
 
     @property
+    def bias_of_pairs(self) -> bool:
+        """Whether there is a bias that isn't told from how far apart a query and a key are."""
+        return self.bias is not None and not self.bias.relative
+
+    @property
     def key_lengths(self) -> tuple[int, ...]:
         """Keys of each sequence."""
         return tuple(map(len, self.keys))

@@ -45,6 +45,10 @@ class RegistryCall(AttentionCall):
     def sight(self) -> Hashable:
         return self.group, self.masks
 
+    @property
+    def bias_of_pairs(self) -> bool:
+        return any(bias is not None for bias in self.biases)
+
     def limits(self) -> Limits | None:
         return super().limits() if len(set(self.masks)) == 1 else None
 

@@ -66,8 +66,8 @@ def attend(call: AttentionCall, tokens: Sequence[Tokens] = (), top_k: Sequence[i
     keys, key_stride = side_by_side(call.keys)
     values, value_stride = side_by_side(call.values)
     [q], query_stride = side_by_side([call.q])
-    output = torch.empty(q.shape)
-    quantities = torch.empty(len(QUANTITIES), q.shape[1], q.shape[0]) if tokens else None
+    output = q.new_empty(q.shape)  # as wide as what C writes, whatever torch's default is
+    quantities = q.new_empty(len(QUANTITIES), q.shape[1], q.shape[0]) if tokens else None
     limits, tables = masked(call)
     offsets = biased(call)
     sequences = (CSequence * len(keys))()
@@ -128,11 +128,10 @@ class Added(NamedTuple):
 
 def masked(call: AttentionCall) -> tuple[Limits, list[Added]]:
     """The mask as limits where it lets each query see one stretch of keys, else as tables, which hold most biases too."""
-    limits, sequences = call.limits(), list(call.sequences())
-    is_relative = call.bias is not None and call.bias.relative
-    if limits is not None and (is_relative or all(sequence.bias is None for sequence in sequences)):
+    limits = call.limits()
+    if limits is not None and not call.bias_of_pairs:
         return limits, []
-    tables = [tabulated(sequence, None if is_relative else sequence.bias) for sequence in sequences]
+    tables = [tabulated(sequence, sequence.bias if call.bias_of_pairs else None) for sequence in call.sequences()]
     return limits or stretches(Everything(), call.queries, call.key_lengths, call.same), tables
 
 
