@@ -32,13 +32,13 @@ def fields(**names: str) -> list[tuple[str, type]]:
 
 
 class CSequence(ctypes.Structure):
-    """`Sequence` in attention.c."""
+    """`Sequence` in call.h."""
 
     _fields_ = fields(pointer="keys values table ids special", long="start num_queries num_keys table_stride", int="top_k same")
 
 
 class CCall(ctypes.Structure):
-    """`Call` in attention.c."""
+    """`Call` in call.h."""
 
     _fields_ = fields(
         pointer="queries output quantities low high bias sequences",
