@@ -27,7 +27,7 @@ from service.middleware import Bound, Observe, Shield
 from service.models import Models
 from service.openapi import describe
 from service.queue import Size
-from service.routes import analyze, attend, embeddings, generate, health, metrics, models, oip, tokenize
+from service.routes import analyze, attend, dashboard, embeddings, generate, health, metrics, models, oip, tokenize
 from service.settings import Settings
 from service.threads import make_executor
 from service.tracing import Tracing
@@ -48,9 +48,9 @@ TAGS = [
 ]
 
 
-MODULES = (analyze, attend, generate, tokenize, models, embeddings, oip, health, metrics)
+MODULES = (analyze, attend, generate, tokenize, models, embeddings, oip, health, metrics, dashboard)
 CORS_HEADERS = ("Authorization", "Content-Type", "X-Request-Id", "X-Request-Timeout-Ms", "Traceparent", "Tracestate")
-CORS_EXPOSED = ("X-Request-Id", "Server-Timing", "Retry-After")
+CORS_EXPOSED = ("X-Request-Id", "Server-Timing", "Retry-After", "Inference-Header-Content-Length")
 
 
 def create_app(settings: Settings, served: Models, tracing: Tracing | None = None) -> FastAPI:
@@ -70,6 +70,7 @@ def create_app(settings: Settings, served: Models, tracing: Tracing | None = Non
     for module in MODULES:
         app.include_router(module.router)
         service.metrics.expect(module.router.routes)
+    dashboard.mount(app)
     add_middleware(app, service, tracing)
     app.openapi = partial(describe_app, app, frozenset(settings.public_paths))  # type: ignore[method-assign]
     return app

@@ -37,7 +37,6 @@ NO_ROUTE = "(no route)"
 
 SECURITY = (
     (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -51,6 +50,8 @@ PAGE_POLICY = (
     b"worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'",
 )
 """For pages: those of /docs start by a script of their own, and draw their icons from data."""
+UNFRAMED = (b"x-frame-options", b"DENY")
+"""What these policies say of frames, for browsers that don't read them; what has a policy of its own may be framed as that says."""
 
 
 class Exchange:
@@ -140,7 +141,8 @@ def add_headers(message: Message, request_id: str) -> None:
     headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
     given = dict(headers)
     is_page = given.get(b"content-type", b"").startswith(b"text/html")
-    missing = [each for each in (*SECURITY, PAGE_POLICY if is_page else DATA_POLICY) if each[0] not in given]
+    policy = () if b"content-security-policy" in given else (PAGE_POLICY if is_page else DATA_POLICY, UNFRAMED)
+    missing = [each for each in (*SECURITY, *policy) if each[0] not in given]
     message["headers"] = headers + missing
 
 

@@ -28,6 +28,12 @@ def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     return origins
 
 
+def check_ancestors(ancestors: tuple[str, ...]) -> tuple[str, ...]:
+    """Raise `ValueError` for what a policy's frame-ancestors would not take, or would take for more than is meant."""
+    check_origins(tuple(each for each in ancestors if each not in ("'self'", "'none'")))
+    return ancestors
+
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_commas)]
 
 
@@ -58,6 +64,8 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = None
     """A file of such keys, one a line; it is read again when it changes."""
     public_paths: Names = (
+        "/",
+        "/embed",
         "/livez",
         "/readyz",
         "/v2/health/live",
@@ -71,6 +79,8 @@ class Settings(BaseSettings):
     """Requests of one key that may be under way; a further one is answered 429."""
     cors_origins: Annotated[Names, AfterValidator(check_origins)] = ()
     """Origins whose pages may call the service from a browser, such as https://example.org, separated by commas."""
+    frame_ancestors: Annotated[Names, AfterValidator(check_ancestors)] = Field(default=("'self'",), min_length=1)
+    """Pages that may show /embed in a frame: 'self', 'none', or origins such as https://example.org, separated by commas."""
     max_headers: int = Field(default=100, ge=1)
     """Most headers of a request; one with more is answered 431."""
     max_header_bytes: int = Field(default=32 * 1024, ge=1024)

@@ -111,6 +111,7 @@ async def test_bodies_of_all_requests_have_a_length_together(model: kqv.Model) -
 def test_every_answer_tells_a_browser_to_do_no_more(strict: httpx.Client, path: str) -> None:
     headers = strict.get(path).headers
     assert [headers[name.decode()] for name, _ in SECURITY] == [value.decode() for _, value in SECURITY]
+    assert headers["x-frame-options"] == "DENY"
     policy = headers["content-security-policy"]
     assert "frame-ancestors 'none'" in policy
     assert ("script-src" in policy) == (path == "/docs")
