@@ -16,19 +16,12 @@ from kqv.attention.masks import Everything, visible
 from kqv.attention.relations import Tokens
 from kqv.attention.statistics import QUANTITIES
 from kqv.native.library import library
+from kqv.native.structures import address, fields
 
 WIDEST, TOP = 256, 8
 """The widest head, and the most weights whose sum is kept, of the C part."""
 MARGIN = 16
 """Numbers that may be read past the end of a table, and don't matter."""
-
-
-KINDS: dict[str, type] = {"pointer": ctypes.c_void_p, "long": ctypes.c_int64, "int": ctypes.c_int32, "float": ctypes.c_float}
-
-
-def fields(**names: str) -> list[tuple[str, type]]:
-    """The fields of a C structure, by kind, in order."""
-    return [(name, KINDS[kind]) for kind, several in names.items() for name in several.split()]
 
 
 class CSequence(ctypes.Structure):
@@ -103,11 +96,6 @@ def attend(call: AttentionCall, tokens: Sequence[Tokens] = (), top_k: Sequence[i
     if quantities is not None and max(top_k) > TOP:
         sum_more(call, quantities, top_k)
     return Attended(output, quantities)
-
-
-def address(tensor: Tensor | None) -> int | None:
-    """Where the numbers lie; None is C's NULL."""
-    return None if tensor is None else tensor.data_ptr()
 
 
 def side_by_side(tensors: Sequence[Float[Tensor, "_ G D"]]) -> tuple[Sequence[Float[Tensor, "_ G D"]], int]:

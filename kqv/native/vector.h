@@ -4,6 +4,7 @@
 #ifndef KQV_VECTOR_H
 #define KQV_VECTOR_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
@@ -51,6 +52,42 @@ INLINE Vector smaller(Vector a, Vector b)
     return (Vector)_mm256_min_ps((__m256)a, (__m256)b);
 #else
     return pick(a < b, a, b);
+#endif
+}
+
+/* Σ of all lanes: halves are added, then halves of these. */
+INLINE float sum_of(Vector x)
+{
+#pragma GCC unroll 4
+    for (int size = WIDTH / 2; size > 0; size /= 2) {
+        Integers other;
+        for (int lane = 0; lane < WIDTH; lane++)
+            other[lane] = lane ^ size;
+        x += __builtin_shuffle(x, other);
+    }
+    return x[0];
+}
+
+/* WIDTH bytes as integers; the compiler's own conversion takes a detour. */
+INLINE Integers widen(const uint8_t *from)
+{
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+    return (Integers)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from));
+#elif defined(__AVX2__)
+    return (Integers)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from));
+#else
+    return (Integers){from[0], from[1], from[2], from[3]};
+#endif
+}
+
+INLINE Integers widen_signed(const int8_t *from)
+{
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+    return (Integers)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from));
+#elif defined(__AVX2__)
+    return (Integers)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from));
+#else
+    return (Integers){from[0], from[1], from[2], from[3]};
 #endif
 }
 
