@@ -3,11 +3,12 @@
 # The first interpreter that starts, is new enough and can make a virtual environment; a name on PATH may be a shim for nothing.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+NPM := $(shell command -v npm)
 PORT ?= 8000
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: help serve test check format-check lint types format bench image-check clean
+.PHONY: help serve test check format-check lint types javascript format bench image-check clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -23,7 +24,7 @@ test: .venv/dev ## run the tests, those of the documentation too
 	-for model in minilm smollm2 ruaccent; do $(BIN)/kqv pull $$model; done # without them, tests of real weights are skipped
 	$(BIN)/pytest
 
-check: format-check lint types test ## everything that a change must pass
+check: format-check lint types javascript test ## everything that a change must pass
 
 format-check: .venv/dev ## is every file formatted?
 	$(BIN)/ruff format --check
@@ -34,9 +35,24 @@ lint: .venv/dev ## ruff's rules
 types: .venv/dev ## mypy, strictly
 	$(BIN)/mypy
 
+javascript: ## format, lint and types of the dashboard, where there is npm
+ifeq ($(NPM),)
+	@echo "no npm here: the dashboard's JavaScript is not checked" >&2; test -z "$$KQV_REQUIRE_TOOLS"
+else
+	@$(MAKE) --no-print-directory node_modules/installed
+	node_modules/.bin/biome check --error-on-warnings
+	node_modules/.bin/tsc
+endif
+
+# Each pinned exactly, and none needs others: so there is no lock file.
+node_modules/installed: package.json
+	$(NPM) install --no-package-lock --no-audit --no-fund --loglevel=error
+	@touch $@
+
 format: .venv/dev ## format the code and fix what ruff can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+	test ! -e node_modules/installed || node_modules/.bin/biome check --write
 
 bench: .venv/dev ## measure kqv against the plain thing
 	$(BIN)/python -m benchmarks
@@ -45,7 +61,7 @@ image-check: ## build the image without a container engine, and run its server a
 	deploy/check_image.sh
 
 clean: ## remove the virtual environment and every cache
-	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv node_modules .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

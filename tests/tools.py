@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = {"promtool": "prometheus", "haproxy": "haproxy"}
+PACKAGES = {"chromium": "chromium", "haproxy": "haproxy", "promtool": "prometheus"}
 """The Debian packages that have them; `.ci/run` installs these."""
 
 

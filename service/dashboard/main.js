@@ -1,0 +1,37 @@
+/** The dashboard: what is on the page, and what happens when it opens. */
+
+import { Api } from "./api.js";
+import { makeAsk } from "./ask.js";
+import { fill, make } from "./dom.js";
+import { makeHead } from "./head.js";
+import { listenToKeys } from "./keys.js";
+import { makeNotice } from "./notice.js";
+import { makeOverview } from "./overview.js";
+import { Session } from "./session.js";
+
+/** What is there before anybody has asked. */
+const EXAMPLE = "The cat sat on the mat.";
+
+const key = { current: "" };
+const api = new Api("", () => key.current);
+const session = new Session(api);
+
+/** @param {string} id */
+const byId = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
+
+async function open() {
+  const notice = makeNotice(session, (given) => {
+    key.current = given;
+    void open();
+  });
+  fill(byId("main"), notice);
+  const models = await api.models().catch((problem) => session.store.set({ problem }));
+  if (!models) return;
+  const look = make("div", { class: "look" }, makeOverview(session), makeHead(session));
+  fill(byId("main"), makeAsk(session, models, EXAMPLE), notice, look);
+  session.store.follow(["analysis"], ({ analysis }) => look.classList.toggle("is-empty", analysis === null));
+  listenToKeys(session);
+  await session.analyze({ model: models[0].id, text: EXAMPLE });
+}
+
+void open();

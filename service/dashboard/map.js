@@ -1,0 +1,174 @@
+/** `<kqv-map>`: a matrix as pixels, a colour a number, with the tokens beside it and the cell under the pointer marked. */
+
+import { paint } from "./color.js";
+import { fill, make, onceAFrame } from "./dom.js";
+import { visible } from "./number.js";
+
+/**
+ * @typedef {object} Shown
+ * @property {Float32Array} values row-major
+ * @property {string[]} rows names
+ * @property {string[]} columns names
+ * @property {{low: number, high: number, scale?: import("./color.js").Scale, table?: Uint8ClampedArray}} range
+ * @property {string} label what it is, for those who can't see it
+ */
+
+/** @typedef {{row: number, column: number}} Place */
+
+/** Most names beside a map: more of them can't be read. */
+const MOST_NAMES = 48;
+/** Steps of the arrow keys. */
+const ARROWS = /** @type {Record<string, [number, number]>} */ ({
+  ArrowUp: [-1, 0],
+  ArrowDown: [1, 0],
+  ArrowLeft: [0, -1],
+  ArrowRight: [0, 1],
+});
+
+/** Tells of `look` (a place, or null when the pointer has gone), `lock` (a place) and `zoom` (a place, and in or out). */
+export class MapElement extends HTMLElement {
+  constructor() {
+    super();
+    /** @type {Shown | null} */
+    this.shown = null;
+    /** @type {Place} where the keyboard is */
+    this.place = { row: 0, column: 0 };
+    this.canvas = make("canvas", { class: "map-cells", "aria-hidden": "true" });
+    this.rowBand = make("div", { class: "map-band map-band-row", hidden: true });
+    this.columnBand = make("div", { class: "map-band map-band-column", hidden: true });
+    this.cellMark = make("div", { class: "map-mark", hidden: true });
+    this.lockMark = make("div", { class: "map-mark map-lock", hidden: true });
+    this.rowNames = make("div", { class: "map-rows", "aria-hidden": "true" });
+    this.columnNames = make("div", { class: "map-columns", "aria-hidden": "true" });
+    this.stage = make(
+      "div",
+      { class: "map-stage", tabindex: "0", role: "application", "aria-roledescription": "matrix" },
+      ...[this.canvas, this.rowBand, this.columnBand, this.lockMark, this.cellMark],
+    );
+    this.tellLook = onceAFrame((/** @type {Place | null} */ place) => this.tell("look", place));
+  }
+
+  connectedCallback() {
+    fill(this, make("div", { class: "map-corner" }), this.columnNames, this.rowNames, this.stage);
+    this.stage.onpointermove = (event) => this.tellLook(this.placeOf(event));
+    this.stage.onpointerleave = () => this.tellLook(null);
+    this.stage.onclick = (event) => this.choose(this.placeOf(event));
+    this.stage.onkeydown = (event) => this.press(event);
+    this.stage.ondblclick = (event) => this.tell("zoom", { ...this.placeOf(event), into: !event.shiftKey });
+  }
+
+  /** @param {Shown} shown */
+  show(shown) {
+    this.shown = shown;
+    const [rows, columns] = [shown.rows.length, shown.columns.length];
+    this.place = { row: Math.min(this.place.row, rows - 1), column: Math.min(this.place.column, columns - 1) };
+    this.canvas.width = columns;
+    this.canvas.height = rows;
+    this.canvas.getContext("2d")?.putImageData(paint(shown.values, columns, shown.range), 0, 0);
+    this.stage.style.aspectRatio = `${columns} / ${rows}`;
+    this.stage.setAttribute("aria-label", `${shown.label}. Arrow keys move, Enter holds a cell.`);
+    this.name(this.rowNames, shown.rows);
+    this.name(this.columnNames, shown.columns);
+    this.classList.toggle("map-bare", Math.max(rows, columns) > MOST_NAMES);
+    this.mark(null, null);
+  }
+
+  /**
+   * @param {HTMLElement} side
+   * @param {string[]} names
+   */
+  name(side, names) {
+    fill(side, names.length > MOST_NAMES ? [] : names.map((name) => make("span", { class: "map-name" }, visible(name))));
+  }
+
+  /**
+   * Mark the cell one looks at, and the one that is held.
+   * @param {Place | null} place
+   * @param {Place | null} locked
+   */
+  mark(place, locked) {
+    const seen = place ?? locked;
+    this.put(this.cellMark, place, 1, 1);
+    this.put(this.lockMark, locked, 1, 1);
+    this.put(this.rowBand, seen && { row: seen.row, column: 0 }, 1, this.shown?.columns.length ?? 1);
+    this.put(this.columnBand, seen && { row: 0, column: seen.column }, this.shown?.rows.length ?? 1, 1);
+    for (const [side, index] of /** @type {const} */ ([
+      [this.rowNames, seen?.row],
+      [this.columnNames, seen?.column],
+    ])) {
+      side.querySelector(".is-seen")?.classList.remove("is-seen");
+      if (index !== undefined) side.children[index]?.classList.add("is-seen");
+    }
+  }
+
+  /**
+   * @param {HTMLElement} mark
+   * @param {Place | null} place
+   * @param {number} rows
+   * @param {number} columns
+   */
+  put(mark, place, rows, columns) {
+    mark.hidden = place === null || this.shown === null;
+    if (place === null || this.shown === null) return;
+    const [height, width] = [this.shown.rows.length, this.shown.columns.length];
+    mark.style.top = `${(100 * place.row) / height}%`;
+    mark.style.left = `${(100 * place.column) / width}%`;
+    mark.style.height = `${(100 * rows) / height}%`;
+    mark.style.width = `${(100 * columns) / width}%`;
+  }
+
+  /**
+   * The cell under the pointer.
+   * @param {MouseEvent} event
+   * @returns {Place}
+   */
+  placeOf(event) {
+    const box = this.canvas.getBoundingClientRect();
+    const [rows, columns] = [this.canvas.height, this.canvas.width];
+    const within = (/** @type {number} */ share, /** @type {number} */ count) =>
+      Math.min(Math.max(Math.floor(share * count), 0), count - 1);
+    return {
+      row: within((event.clientY - box.top) / box.height, rows),
+      column: within((event.clientX - box.left) / box.width, columns),
+    };
+  }
+
+  /** @param {KeyboardEvent} event */
+  press(event) {
+    if (event.key === "Enter" || event.key === " ") this.choose(this.place);
+    else if (event.key === "Escape") this.tell("lock", null);
+    else if (event.key === "+" || event.key === "-") this.tell("zoom", { ...this.place, into: event.key === "+" });
+    else if (event.key in ARROWS && this.shown) this.step(...ARROWS[event.key], event.shiftKey ? 10 : 1);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  /**
+   * @param {number} down
+   * @param {number} right
+   * @param {number} many
+   */
+  step(down, right, many) {
+    const { row, column } = this.place;
+    const within = (/** @type {number} */ index, /** @type {number} */ count) => Math.min(Math.max(index, 0), count - 1);
+    this.place = { row: within(row + down * many, this.canvas.height), column: within(column + right * many, this.canvas.width) };
+    this.tell("look", this.place);
+  }
+
+  /** @param {Place} place */
+  choose(place) {
+    this.place = place;
+    this.tell("lock", place);
+  }
+
+  /**
+   * @param {string} name
+   * @param {any} detail
+   */
+  tell(name, detail) {
+    if (this.shown) this.dispatchEvent(new CustomEvent(name, { detail }));
+  }
+}
+
+customElements.define("kqv-map", MapElement);

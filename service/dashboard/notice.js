@@ -1,0 +1,72 @@
+/** What went wrong, in the words of the service, and what can be done about it. */
+
+import { Problem } from "./api.js";
+import { fill, make, makeField } from "./dom.js";
+
+/** @typedef {import("./session.js").Session} Session */
+
+/**
+ * @param {Session} session
+ * @param {(key: string) => void} onKey
+ * @returns {HTMLElement}
+ */
+export function makeNotice(session, onKey) {
+  const place = make("div", { class: "notices", role: "alert" });
+  session.store.follow(["problem"], ({ problem }) => {
+    fill(place, problem !== null && describeProblem(problem, { onAgain: () => void session.again(), onKey }));
+  });
+  return place;
+}
+
+/**
+ * @param {unknown} problem
+ * @param {{onAgain?: () => void, onKey?: (key: string) => void}} remedies
+ * @returns {HTMLElement}
+ */
+export function describeProblem(problem, { onAgain, onKey }) {
+  const known =
+    problem instanceof Problem ? problem : new Problem({ title: "Something broke in this page", detail: String(problem) });
+  const errors = known.errors.map(({ loc, msg }) => make("li", {}, make("code", {}, loc.join(".")), " ", msg));
+  return make(
+    "div",
+    { class: "notice" },
+    make("strong", {}, known.title),
+    make("p", {}, known.message),
+    errors.length > 0 && make("ul", {}, errors),
+    known.status === 401 && onKey && makeKeyForm(onKey),
+    known.status !== 401 && onAgain && isWorthRepeating(known) && makeAgain(known, onAgain),
+    known.requestId !== undefined && make("p", { class: "muted" }, `Request ${known.requestId}`),
+  );
+}
+
+/** @param {Problem} problem */
+const isWorthRepeating = ({ status }) => status === 0 || status === 429 || status >= 500;
+
+/**
+ * @param {Problem} problem
+ * @param {() => void} onAgain
+ * @returns {HTMLElement}
+ */
+function makeAgain({ retryAfter }, onAgain) {
+  const hint = retryAfter ? `The server asks for ${retryAfter} s of patience.` : null;
+  return make("p", {}, make("button", { type: "button", class: "secondary", onclick: onAgain }, "Try again"), " ", hint);
+}
+
+/**
+ * @param {(key: string) => void} onKey
+ * @returns {HTMLFormElement}
+ */
+function makeKeyForm(onKey) {
+  const field = make("input", { type: "password", autocomplete: "off" });
+  const form = make(
+    "form",
+    { class: "key-form" },
+    makeField("API key, kept until the page is closed", field),
+    make("button", { class: "primary" }, "Use it"),
+  );
+  form.onsubmit = (event) => {
+    event.preventDefault();
+    onKey(field.value);
+  };
+  return form;
+}

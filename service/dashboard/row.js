@@ -1,0 +1,74 @@
+/** What one query looks at, in figures: its strongest keys, and the cell under the pointer. */
+
+import { fill, make } from "./dom.js";
+import { short, visible } from "./number.js";
+
+const MOST = 8;
+
+/**
+ * @param {import("./session.js").Session} session
+ * @returns {HTMLElement}
+ */
+export function makeRow(session) {
+  const readout = make("p", { class: "readout", "aria-live": "polite" });
+  const list = make("ol", { class: "row-list" });
+  session.store.follow(["map", "hover", "locked"], () => {
+    const { cell, row, group } = session;
+    if (!group || !cell || !row) {
+      fill(readout, make("span", { class: "muted" }, "Point at a token or a cell; click to hold it."));
+      fill(list);
+      return;
+    }
+    const [query, key] = [visible(group.queries[cell.query]), visible(group.keys[cell.key])];
+    fill(
+      readout,
+      make("b", {}, query),
+      ` (${cell.query}) → `,
+      make("b", {}, key),
+      ` (${cell.key})  `,
+      make("span", { class: "figure" }, short(row[cell.key])),
+    );
+    fill(
+      list,
+      strongest(row).map((index) => makeKey(group.keys[index], index, row[index])),
+    );
+  });
+  return make("div", { class: "row" }, readout, list);
+}
+
+/**
+ * Places of the largest weights, largest first.
+ * @param {Float32Array} row
+ * @param {number} [most]
+ * @returns {number[]}
+ */
+export function strongest(row, most = MOST) {
+  /** @type {number[]} */
+  const found = [];
+  for (let index = 0; index < row.length; index++) {
+    if (!(row[index] > 0) || (found.length === most && row[index] <= row[found[most - 1]])) continue;
+    const place = found.findIndex((other) => row[other] < row[index]);
+    found.splice(place < 0 ? found.length : place, 0, index);
+    if (found.length > most) found.pop();
+  }
+  return found;
+}
+
+/**
+ * @param {string} token
+ * @param {number} index
+ * @param {number} weight
+ * @returns {HTMLElement}
+ */
+function makeKey(token, index, weight) {
+  const bar = make("span", { class: "bar", "aria-hidden": "true" });
+  bar.style.setProperty("--share", String(Math.min(Math.max(weight, 0), 1)));
+  return make(
+    "li",
+    { class: "row-key" },
+    make("span", { class: "token-name" }, visible(token)),
+    make("span", { class: "muted index" }, index),
+    bar,
+    make("span", { class: "figure" }, short(weight)),
+  );
+}
