@@ -1,5 +1,6 @@
 """The documentation is true: its examples run, its answers come out, and all that there is has its place in it."""
 
+import contextlib
 import itertools
 import json
 import re
@@ -15,6 +16,8 @@ import kqv
 from kqv.checkpoints.hf_directory import READERS
 from kqv.diagnostics import DIAGNOSTICS
 from kqv.store import KNOWN
+from service.app import create_app
+from service.models import Models
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -109,6 +112,18 @@ def test_the_python_of_the_api_page_runs(client: httpx.Client, number: int) -> N
     exec(code, names)
     for expression, shown in re.findall(r"^(\S.*)  # (\[.*\])$", code, re.MULTILINE):  # and shows what it says
         assert eval(f"list({expression})", names) == json.loads(shown), expression
+
+
+def test_the_python_of_the_clients_page_runs(minilm: kqv.Model) -> None:
+    models = Models(lambda: [minilm, kqv.load("mini-gpt")])
+    models.load()
+    names: dict[str, Any] = {}
+    with listening(create_app(Settings(workers=1), models)) as address, contextlib.ExitStack() as closing:
+        for code in (text.replace("http://127.0.0.1:8000", address) for kind, text in blocks("docs/client.md") if kind == "python"):
+            exec(code, names)
+            closing.callback(names["client"].close)
+            for expression, shown in re.findall(r"^([a-zA-Z(\[].*)  # ([^a-z].*)$", code, re.MULTILINE):
+                assert repr(eval(expression, names)) == shown, expression
 
 
 def test_every_reader_is_on_the_models_page() -> None:
