@@ -279,6 +279,15 @@ class ModelList(Answer):
     data: list[ModelCard]
 
 
+class EmbedTokenAnswer(Answer):
+    """A token for pages of other sites."""
+
+    token: str
+    """What such a page sends in place of a key, as `Authorization: Bearer TOKEN`."""
+    expires_at: int
+    """When it ends, in seconds since 1970."""
+
+
 class Health(Answer):
     """The service is up."""
 

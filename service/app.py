@@ -18,6 +18,7 @@ from service.auth import Admit, Keys, describe_keys
 from service.batching import Batcher, Limits, Watcher
 from service.caller import Answers
 from service.dependencies import Service
+from service.embed_tokens import EmbedTokens
 from service.errors import add_handlers
 from service.examples import add_examples
 from service.heads import Heads
@@ -27,7 +28,7 @@ from service.middleware import Bound, Observe, Shield
 from service.models import Models
 from service.openapi import describe
 from service.queue import Size
-from service.routes import analyze, attend, dashboard, embeddings, generate, health, metrics, models, oip, tokenize
+from service.routes import analyze, attend, dashboard, embed_tokens, embeddings, generate, health, metrics, models, oip, tokenize
 from service.settings import Settings
 from service.threads import make_executor
 from service.tracing import Tracing
@@ -48,7 +49,7 @@ TAGS = [
 ]
 
 
-MODULES = (analyze, attend, generate, tokenize, models, embeddings, oip, health, metrics, dashboard)
+MODULES = (analyze, attend, generate, tokenize, models, embeddings, embed_tokens, oip, health, metrics, dashboard)
 CORS_HEADERS = ("Authorization", "Content-Type", "X-Request-Id", "X-Request-Timeout-Ms", "Traceparent", "Tracestate")
 CORS_EXPOSED = ("X-Request-Id", "Server-Timing", "Retry-After", "Inference-Header-Content-Length")
 
@@ -90,7 +91,7 @@ def make_service(settings: Settings, served: Models) -> Service:
     heads = Heads(settings, served)
     figures.registry.register(heads)
     batcher, answers = make_batcher(settings, served, figures), Answers(settings.max_held_answer_bytes)
-    service = Service(settings, served, batcher, answers, figures, heads, Keys(settings))
+    service = Service(settings, served, batcher, answers, figures, heads, Keys(settings), EmbedTokens(settings))
     figures.follow(lambda: service.batcher.load, lambda: service.ready, lambda: service.draining)
     return service
 
@@ -99,7 +100,7 @@ def add_middleware(app: FastAPI, service: Service, tracing: Tracing | None) -> N
     """What surrounds the routes, from the inside out."""
     settings = service.settings
     if service.keys.required:
-        app.add_middleware(Admit, keys=service.keys, settings=settings, assets=assets(app))
+        app.add_middleware(Admit, keys=service.keys, tokens=service.embed_tokens, settings=settings, assets=assets(app))
     app.add_middleware(Bound, settings=settings)
     app.add_middleware(Shield)
     if settings.cors_origins:

@@ -21,6 +21,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kqv.errors import InputError
+from service.embed_tokens import EmbedTokens
 from service.errors import KeyBusyError, UnauthorizedError
 from service.middleware import exchange_of
 from service.settings import Settings
@@ -135,9 +136,10 @@ class Admit:
     A path is public if it is one of the list, decoded as the router will see it: no prefix, slash or encoding makes another one so.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys, settings: Settings, assets: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, tokens: EmbedTokens, settings: Settings, assets: frozenset[str]) -> None:
         self.app = app
         self.keys = keys
+        self.tokens = tokens
         self.public = frozenset(settings.public_paths) | assets
         self.limit = settings.max_key_requests
         self.under_way: Counter[str] = Counter()
@@ -152,10 +154,19 @@ class Admit:
         key = presented(Headers(scope=scope))
         if key is None:
             raise UnauthorizedError("this needs a key; send it as Authorization: Bearer KEY")
-        name = exchange_of(scope).key = self.keys.name_of(key)
+        name = exchange_of(scope).key = self.keys.name_of(key) or self._name_of_token(key, scope)
         if name is None:
             raise UnauthorizedError("the key is not known here, or not any more")
         await self._serve(name, scope, receive, send)
+
+    def _name_of_token(self, token: str, scope: Scope) -> str | None:
+        """What an embed token's requests count as: not as those of the key that it was made with, whose share they'd use up."""
+        grant = self.tokens.read(token)
+        if grant is None:
+            return None
+        grant.check(scope)
+        scope["state"]["grant"] = grant
+        return f"embed:{grant.key}"
 
     def is_public(self, scope: Scope) -> bool:
         """Whether this may be seen without a key."""
@@ -180,7 +191,7 @@ def presented(headers: Headers) -> str | None:
 
 
 SCHEME = {"type": "http", "scheme": "bearer", "description": "An API key, where the server has some."}
-REFUSALS = {"401": "Unauthorized", "429": "Too many requests"}
+REFUSALS = {"401": "Unauthorized", "403": "Forbidden", "429": "Too many requests"}
 
 
 def describe_keys(document: dict[str, Any], public: Container[str]) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
@@ -11,6 +11,7 @@ from fastapi import Depends, Header, Request
 from service.auth import Keys
 from service.batching import Batcher
 from service.caller import Answers, Caller
+from service.embed_tokens import EmbedTokens, Grant
 from service.heads import Heads
 from service.metrics import Metrics
 from service.models import Models
@@ -29,6 +30,7 @@ class Service:
     metrics: Metrics
     heads: Heads
     keys: Keys
+    embed_tokens: EmbedTokens
     draining: bool = False
     """About to stop: requests are still taken, but no new ones should be sent here."""
     statistics: dict[str, ModelStatistics] = field(default_factory=lambda: defaultdict(ModelStatistics))
@@ -44,9 +46,12 @@ class Service:
 
 
 async def get_service(request: Request) -> Service:
-    """The service that the app was made with."""
+    """The service that the app was made with; where an embed token asks, with the models that it grants alone."""
     service: Service = request.app.state.service
-    return service
+    grant: Grant | None = getattr(request.state, "grant", None)
+    if grant is None or grant.models is None:
+        return service
+    return replace(service, models=service.models.only(grant.models))
 
 
 ServiceDependency = Annotated[Service, Depends(get_service)]

@@ -3,6 +3,7 @@
     ServiceError
     ├── MalformedError          400     the body is not what it is said to be
     ├── UnauthorizedError       401     no key, or one that doesn't fit
+    │   └── ExpiredTokenError           an embed token whose time is over
     ├── ForbiddenError          403
     ├── UnknownModelError       404
     ├── UnknownVersionError     404
@@ -77,6 +78,12 @@ class UnauthorizedError(ServiceError):
         return {"www-authenticate": "Bearer"}
 
 
+class ExpiredTokenError(UnauthorizedError):
+    """An embed token whose time is over; told apart, so that a page knows when to ask for another."""
+
+    title = "Token expired"
+
+
 class UnknownModelError(ServiceError):
     """No model of that name is served."""
 
@@ -93,7 +100,7 @@ class UnknownVersionError(ServiceError):
 
 
 class ForbiddenError(ServiceError):
-    """Nobody may do this."""
+    """Nobody may do this, or not with what was shown."""
 
     status, title = 403, "Forbidden"
 

@@ -102,6 +102,7 @@ ANSWERS: dict[str, Any] = {
         "model": "minilm",
         "usage": {"prompt_tokens": 9, "total_tokens": 9},
     },
+    "make_embed_token": {"token": "kqv1.eyJrZXkiOiJzaXRlIn0.c2lnbmF0dXJl", "expires_at": 1760000000},
     "describe_server": {"name": "kqv", "version": "0.1.0", "extensions": ["binary_tensor_data", "model_repository"]},
     "server_live": {"live": True},
     "server_ready": {"ready": True},
@@ -139,6 +140,7 @@ ANSWERS: dict[str, Any] = {
 DETAILS = {
     400: ("Malformed body", "the body is not JSON: EOF while parsing an object at line 1 column 20"),
     401: ("Unauthorized", "this needs a key; send it as Authorization: Bearer KEY"),
+    403: ("Forbidden", "this embed token is for analyze, tokenize, models alone; send a key, or ask for another token"),
     404: ("Unknown model", "there is no model 'huge' here; there are: minilm"),
     406: (
         "Not acceptable",
@@ -154,6 +156,7 @@ DETAILS = {
     429: ("Overloaded", "32000 tokens wait for the device already; try again in 2 s"),
     431: ("Headers too large", "a request has at most 100 headers, not 120"),
     500: ("Internal Server Error", "something went wrong on our side; the log has it under request id 0b1c2d3e"),
+    501: ("Not offered", "this server makes no embed tokens: whoever runs it has to set KQV_EMBED_SECRET"),
     503: ("Unavailable", "the models are being loaded; try again in 1 s"),
     504: ("Deadline exceeded", "no answer within 60000 ms; ask for less, or set X-Request-Timeout-Ms higher"),
 }

@@ -32,6 +32,12 @@ class Models:
         """Serve these from now on."""
         self._by_id = by_id
 
+    def only(self, names: Iterable[str]) -> "Models":
+        """The same without all the others; the default one is the first of them that there is."""
+        wanted, some = {*names}, Models(self._read)
+        some.publish({name: model for name, model in self._by_id.items() if name in wanted})
+        return some
+
     def probe(self) -> None:
         """Compute something on each device; raises where one will never work again, as a GPU does after some errors."""
         for device in {model.device for model in self._by_id.values()}:

@@ -2,12 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, Strict
+from pydantic import AfterValidator, ConfigDict, Field, Strict
 
 from kqv.diagnostics import DIAGNOSTICS
 from kqv.inputs import Truncate
 from kqv.selection import Output, Weights
+from service.embed_tokens import Route
 from service.encoding import Encoding
+from service.settings import check_origins
 from service.tensors import AttentionMask, Matrices, Matrix
 from service.variants import AttentionOfModel, AttentionOfTensors
 from service.wire import IDS, LIST, OBJECT, TEXT, Items, Number, Wire, one_of, plain_form, sequence_form, unbuilt
@@ -239,3 +241,30 @@ class TokenizeRequest(Wire):
     """One text or several."""
     pair: str | None = None
     """Second segment, beside a single text."""
+
+
+Origin = Annotated[str, AfterValidator(lambda origin: check_origins((origin,))[0])]
+
+
+class EmbedScope(Wire):
+    """What the bearer of an embed token may do."""
+
+    routes: Annotated[Items[Route], Field(min_length=1)] = ["analyze", "tokenize", "models"]
+    """Of `analyze`, `attend`, `generate`, `tokenize`, `embeddings` and `models`, the last being its list and its cards."""
+    models: Annotated[Items[ModelId], Field(min_length=1, max_length=32)] | None = None
+    """The models that it sees, by id; all without it."""
+
+
+class EmbedTokenRequest(Wire):
+    """A token for pages of other sites."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"origins": ["https://example.org"], "scope": {"models": ["minilm"]}, "ttl": 120}]}
+    )
+
+    origins: Annotated[Items[Origin], Field(max_length=16)]
+    """The origins whose pages may use it, such as https://example.org; with none, the service's own alone, as in a frame."""
+    scope: EmbedScope = EmbedScope()
+    """What it lets them do."""
+    ttl: int = Field(default=300, ge=1, le=300)
+    """Seconds until it ends."""

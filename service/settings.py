@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     """Keys that are let in, as NAME:KEY or NAME:sha256:DIGEST, separated by commas; with neither these nor a file, everyone is."""
     api_keys_file: Path | None = None
     """A file of such keys, one a line; it is read again when it changes."""
+    embed_secret: SecretStr | None = None
+    """What signs embed tokens, the same on all replicas: 32 characters or more; of several, between commas, the first."""
     public_paths: Names = (
         "/",
         "/embed",

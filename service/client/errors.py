@@ -7,6 +7,7 @@
     └── RefusedError                    the server said no, and why
         ├── MalformedError      400     the body is not what it is said to be
         ├── UnauthorizedError   401     no key, or one that doesn't fit
+        │   └── ExpiredTokenError       an embed token whose time is over
         ├── ForbiddenError      403     the key or the token is not for this
         ├── NotFoundError       404     no such route
         │   └── UnknownModelError       no such model; the text names those that there are
@@ -119,6 +120,12 @@ class UnauthorizedError(RefusedError):
     """There is no key, or none that the server knows."""
 
     kind, statuses = "urn:kqv:unauthorized", (401,)
+
+
+class ExpiredTokenError(UnauthorizedError):
+    """The embed token's time is over."""
+
+    kind = "urn:kqv:token-expired"
 
 
 class ForbiddenError(RefusedError):

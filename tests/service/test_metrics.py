@@ -85,7 +85,7 @@ async def test_paths_and_methods_that_clients_make_up_make_no_series(model: kqv.
         for index in range(5):
             await client.get(f"/made-up-{index}")
             await client.get(f"/v1/models/made-up-{index}")
-            await client.request(f"MADEUP{index}", "/")
+            await client.request(f"MADEUP{index}", "/nowhere")
         text = (await client.get("/metrics")).text
         assert "made-up" not in text.lower()
         assert "MADEUP" not in text

@@ -33,6 +33,7 @@ def test_routes_are_those_of_the_contract(document: dict[str, Any]) -> None:
         "get /v1/models",
         "get /v1/models/{id}",
         "post /v1/embeddings",
+        "post /v1/embed-tokens",
         "get /v2",
         "get /v2/health/live",
         "get /v2/health/ready",
@@ -63,6 +64,8 @@ def test_every_field_of_a_request_is_described(document: dict[str, Any]) -> None
         "GenerateRequest",
         "TokenizeRequest",
         "SequenceObject",
+        "EmbedTokenRequest",
+        "EmbedScope",
         "EncodedTensor",
         "EncodedMatrix",
     ):
@@ -95,7 +98,7 @@ def test_problems_are_declared_as_what_they_are(document: dict[str, Any]) -> Non
                 assert list(response["content"]) == [media_type], f"{name} {status}"
                 assert response["content"][media_type]["schema"]["$ref"].endswith(f"/{schema}")
     work = document["paths"]["/v1/analyze"]["post"]["responses"]
-    assert set(work) == {"200", *"400 401 404 406 408 413 415 422 429 431 500 503 504".split()}
+    assert set(work) == {"200", *"400 401 403 404 406 408 413 415 422 429 431 500 503 504".split()}
     assert "401" not in document["paths"]["/livez"]["get"]["responses"]
 
 

@@ -46,7 +46,7 @@ schemathesis.openapi.media_type(
 @pytest.fixture(scope="module")
 def address(model: kqv.Model) -> Iterator[str]:
     """Of a server that asks for keys."""
-    with listening(make_app(model, api_keys=f"test:{KEY}", **SIZES)) as url:
+    with listening(make_app(model, api_keys=f"test:{KEY}", embed_secret=KEY, **SIZES)) as url:
         yield url
 
 

@@ -1,0 +1,36 @@
+"""Tokens for pages of other sites, whose own servers ask for them."""
+
+import time
+
+from fastapi import APIRouter, Request, Response
+
+from service.answers import EmbedTokenAnswer
+from service.bodies import JsonRoute
+from service.dependencies import ServiceDependency
+from service.embed_tokens import Grant
+from service.openapi import PROBLEMS_OF_BODIES, problems
+from service.requests import EmbedTokenRequest
+
+router = APIRouter(prefix="/v1", tags=["models"], route_class=JsonRoute)
+
+
+@router.post("/embed-tokens", summary="Make an embed token", responses=problems(404, 501, 503, *PROBLEMS_OF_BODIES))
+async def make_embed_token(
+    body: EmbedTokenRequest, service: ServiceDependency, request: Request, response: Response
+) -> EmbedTokenAnswer:
+    """A token that a page may use in place of a key, for up to five minutes: on some routes, with some models, from some origins.
+
+    Ask for it from a server of yours, where the key is, and hand it to the page. Every replica knows it; none can take it back.
+    """
+    for name in body.scope.models or ():
+        service.models.get(name)
+    expires_at = int(time.time()) + body.ttl
+    grant = Grant(
+        request.state.exchange.key or "anyone",
+        tuple(body.origins),
+        tuple(body.scope.routes),
+        tuple(body.scope.models) if body.scope.models else None,
+        expires_at,
+    )
+    response.headers["cache-control"] = "no-store"
+    return EmbedTokenAnswer(token=service.embed_tokens.make(grant), expires_at=expires_at)
