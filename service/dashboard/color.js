@@ -127,5 +127,6 @@ export function inkOn(value, range) {
 export function aroundZero(values) {
   let most = 0;
   for (const value of values) if (Number.isFinite(value)) most = Math.max(most, Math.abs(value));
+  most ||= 1;
   return { low: -most, high: most, table: DIVERGING };
 }

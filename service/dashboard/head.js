@@ -1,7 +1,8 @@
 /** One head: its map with every token hovered or held, the tokens shaded by one row, and that row in figures. */
 
 import { fill, make, makeChoice } from "./dom.js";
-import "./map.js";
+import { makeLines } from "./lines.js";
+import { makeMapView } from "./mapview.js";
 import { headName, percent } from "./number.js";
 import { makeRamp, makeScales } from "./overview.js";
 import { partOf } from "./part.js";
@@ -18,12 +19,13 @@ import "./tokens.js";
 export function makeHead(session) {
   const title = make("h2", { "aria-live": "polite" });
   session.store.follow(["analysis", "group", "layer", "head"], ({ layer, head }) => fill(title, "Head ", headName(layer, head)));
-  const views = { map: makeMapView(session), table: makeTable(session) };
+  const views = { map: makeMapView(session), lines: makeLines(session), table: makeTable(session) };
   const body = make("div", { class: "head-body" }, views.map);
   const pick = makeChoice(
     "Form",
     [
       ["map", "Map"],
+      ["lines", "Lines"],
       ["table", "Table"],
     ],
     "map",
@@ -58,56 +60,6 @@ function makeStep(session, by) {
     { type: "button", class: "arrow", title: `${name} (${by < 0 ? "[" : "]"})`, "aria-label": name, onclick: go },
     by < 0 ? "‹" : "›",
   );
-}
-
-/**
- * @param {Session} session
- * @returns {HTMLElement}
- */
-function makeMapView(session) {
-  const map = /** @type {import("./map.js").MapElement} */ (document.createElement("kqv-map"));
-  /** @type {import("./part.js").Part | null} */
-  let part = null;
-  const cellOf = (/** @type {import("./map.js").Place | null} */ place) =>
-    place && part && { query: part.rows[place.row], key: part.columns[place.column] };
-  const placeOf = (/** @type {import("./session.js").Cell | null} */ cell) => {
-    const [row, column] = part && cell ? [lastUpTo(part.rows, cell.query), lastUpTo(part.columns, cell.key)] : [-1, -1];
-    return row < 0 || column < 0 ? null : { row, column };
-  };
-  map.addEventListener("look", (event) => session.store.set({ hover: cellOf(/** @type {CustomEvent} */ (event).detail) }));
-  map.addEventListener("lock", (event) => session.lock(cellOf(/** @type {CustomEvent} */ (event).detail)));
-  session.store.follow(["map", "scale", "hidesSpecial"], ({ scale, layer, head }) => {
-    part = partOf(session);
-    const group = session.group;
-    if (!part || !group) return;
-    const [rows, columns] = [part.rows.map((index) => group.queries[index]), part.columns.map((index) => group.keys[index])];
-    map.show({
-      values: part.values,
-      rows,
-      columns,
-      range: { low: 0, high: 1, scale },
-      label: `Weights of head ${head} of layer ${layer}`,
-    });
-  });
-  session.store.follow(["map", "hover", "locked", "scale", "hidesSpecial"], ({ hover, locked }) =>
-    map.mark(placeOf(hover), placeOf(locked)),
-  );
-  return make("div", { class: "map-frame" }, map);
-}
-
-/**
- * @param {number[]} starts ascending
- * @param {number} index
- * @returns {number}
- */
-function lastUpTo(starts, index) {
-  let [low, high] = [0, starts.length];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (starts[middle] <= index) low = middle + 1;
-    else high = middle;
-  }
-  return low - 1;
 }
 
 /**

@@ -2,12 +2,15 @@
 
 import { Api } from "./api.js";
 import { makeAsk } from "./ask.js";
+import { makeCompare } from "./compare.js";
 import { fill, make } from "./dom.js";
 import { makeHead } from "./head.js";
 import { listenToKeys } from "./keys.js";
 import { makeNotice } from "./notice.js";
 import { makeOverview } from "./overview.js";
+import { makePages } from "./pages.js";
 import { Session } from "./session.js";
+import { makeWorkshop } from "./workshop.js";
 
 /** What is there before anybody has asked. */
 const EXAMPLE = "The cat sat on the mat.";
@@ -19,6 +22,16 @@ const session = new Session(api);
 /** @param {string} id */
 const byId = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
 
+/**
+ * All heads, and one of them.
+ * @param {Session} session
+ */
+function makeLook(session) {
+  const look = make("div", { class: "look" }, makeOverview(session), makeHead(session));
+  session.store.follow(["analysis"], ({ analysis }) => look.classList.toggle("is-empty", analysis === null));
+  return look;
+}
+
 async function open() {
   const notice = makeNotice(session, (given) => {
     key.current = given;
@@ -27,9 +40,14 @@ async function open() {
   fill(byId("main"), notice);
   const models = await api.models().catch((problem) => session.store.set({ problem }));
   if (!models) return;
-  const look = make("div", { class: "look" }, makeOverview(session), makeHead(session));
-  fill(byId("main"), makeAsk(session, models, EXAMPLE), notice, look);
-  session.store.follow(["analysis"], ({ analysis }) => look.classList.toggle("is-empty", analysis === null));
+  const page = make("div", {});
+  fill(byId("main"), makeAsk(session, models, EXAMPLE), notice, page);
+  const turn = makePages(byId("pages"), page, [
+    { id: "look", name: "Look", make: () => makeLook(session) },
+    { id: "compare", name: "Compare", make: () => makeCompare(api, models, session) },
+    { id: "steps", name: "Step by step", make: () => makeWorkshop(session) },
+  ]);
+  turn("look");
   listenToKeys(session);
   await session.analyze({ model: models[0].id, text: EXAMPLE });
 }

@@ -56,9 +56,13 @@ const beginning = () => ({
 });
 
 export class Session {
-  /** @param {import("./api.js").Api} api */
-  constructor(api) {
+  /**
+   * @param {import("./api.js").Api} api
+   * @param {{holds?: boolean}} [options] `holds`: whether it holds a cell by itself, so that there is something to see
+   */
+  constructor(api, { holds = true } = {}) {
     this.api = api;
+    this.holds = holds;
     this.store = new Store(beginning());
     /** @type {AbortController | null} */
     this.asking = null;
@@ -118,7 +122,8 @@ export class Session {
       const analysis = await this.overview(recipe, asking.signal);
       const first = this.store.state.analysis === null ? sharpest(analysis) : {};
       const place = within(analysis, { ...this.store.state, ...first, ...view });
-      this.store.set({ ...view, ...NOWHERE, ...place, analysis });
+      const { locked } = this.store.state;
+      this.store.set({ ...view, ...NOWHERE, locked: this.holds ? null : locked, ...place, analysis });
     } catch (error) {
       if (!isAbort(error)) this.store.set({ problem: error });
     } finally {
@@ -168,7 +173,7 @@ export class Session {
   /** @param {HeadMap} map */
   show(map) {
     this.store.set({ map });
-    if (!this.store.state.locked)
+    if (this.holds && !this.store.state.locked)
       this.store.set({ locked: this.strongest(Math.min(FIRST_QUERY, (this.group?.queries.length ?? 1) - 1)) });
   }
 
