@@ -97,12 +97,12 @@ QUERY_MEASURES = tuple(name for name, diagnostic in DIAGNOSTICS.items() if not d
 
 def query_measures(
     quantities: Float[Tensor, "P H N"], visible_keys: Int[Tensor, "#H N"], output_norm: Float[Tensor, "H N"]
-) -> Float[Tensor, "M H N"]:
-    """Every measure's value for each query, defined or not."""
+) -> list[Float[Tensor, "H N"]]:
+    """Every measure's value for each query, defined or not, in the order of `QUERY_MEASURES`."""
     planes = dict(zip(QUANTITIES, quantities, strict=True))
     planes["normalized_entropy"] = planes["entropy"] / visible_keys.clamp(min=2).to(quantities.dtype).log()
     planes["output_norm"] = output_norm
-    return torch.stack([planes[name] for name in QUERY_MEASURES])
+    return [planes[name] for name in QUERY_MEASURES]
 
 
 def defined(sight: Sight) -> Bool[Tensor, " M #H N"]:
@@ -155,8 +155,8 @@ def diagnose(subject: Subject, names: Sequence[str], *, per_query: bool = False)
     """Each named diagnostic as a mean a head, [H] ([H, H] for `similarity`), or with `per_query` as [H, T]; NaN where undefined."""
     sight = look(Table(subject.visible[None]), subject.tokens, len(subject.visible))
     quantities = quantities_of_weights(subject.weights, subject.visible, subject.tokens, subject.top_k)
-    values = query_measures(quantities, sight.visible_keys, output_norms(subject.head_outputs, subject.w_o))
-    values = values.masked_fill(~defined(sight), torch.nan)
+    measures = query_measures(quantities, sight.visible_keys, output_norms(subject.head_outputs, subject.w_o))
+    values = torch.stack(measures).masked_fill(~defined(sight), torch.nan)
     figures = dict(zip(QUERY_MEASURES, values if per_query else values.nanmean(-1), strict=True))
     whole = [(slice(0, len(subject.weights[0])), subject.weights)]
     return {name: figures[name] if name in figures else measure_across(name, whole, sight.sees) for name in names}

@@ -35,9 +35,11 @@ class Rotation:
 
     def __call__(self, x: Float[Tensor, "N H D"]) -> Float[Tensor, "N H D"]:
         """Turn each token's heads by its own angles."""
-        first, second = x.chunk(2, dim=-1)
-        turned = torch.cat((-second, first), dim=-1)
-        return x * self.cos[:, None] + turned * self.sin[:, None]
+        turned = x * self.cos[:, None]
+        (first, second), (sin, also_sin) = (tensor.chunk(2, dim=-1) for tensor in (x, self.sin[:, None]))
+        for half, other, by, sign in zip(turned.chunk(2, dim=-1), (second, first), (sin, also_sin), (-1, 1), strict=True):
+            half.addcmul_(other, by, value=sign)
+        return turned
 
 
 def rotation(config: ModelConfig, positions: Int[Tensor, " N"], dtype: torch.dtype) -> Rotation:

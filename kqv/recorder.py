@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -16,17 +16,20 @@ from kqv.attention.call import AttentionCall, SequenceAttention
 from kqv.attention.dense import dense, repeat_heads
 from kqv.attention.maps import Maps, RemadeMaps, WholeMaps
 from kqv.attention.masks import Table
-from kqv.attention.packed import attend_packed, observe_packed
+from kqv.attention.packed import Observed, attend_packed, observe_packed
 from kqv.attention.relations import Tokens
+from kqv.attention.result import AttentionResult
 from kqv.attention.sight import Sight, join_sights, look, look_along
 from kqv.attention.statistics import QUANTITIES, quantities_of_weights
 from kqv.attention.variants import Comparison, Variant, compare
 from kqv.config import Group
 from kqv.diagnostics import DIAGNOSTICS, QUERY_MEASURES, defined, defined_for, measure_across, query_measures
+from kqv.native import figures as native
 from kqv.selection import Scope, Selection
 from kqv.tokenizer import Tokenizer
 
 CHECKS = frozenset({"row_sum_error", "forbidden_mass"})
+PER_HEAD_TENSORS = frozenset({"q", "k", "v", "head_outputs"})
 COMPARED = frozenset({"output_error", "weight_error"})
 
 
@@ -63,27 +66,41 @@ def describe(
 Kept = dict[str, Tensor]
 
 
-class Judged(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Judged:
     """What a kind of attention lets each of N packed queries see, and so which of M measures are defined for it, in S sequences."""
 
     sight: Sight
+    lengths: tuple[int, ...]
     defined: Bool[Tensor, " M #H N"]
-    sequences: Float[Tensor, "N S"]
-    """1 where a query is of the sequence."""
-    counts: Float[Tensor, " M #H S"]
-    """Queries that a mean is over."""
 
-    def means(self, values: Float[Tensor, "M H N"]) -> Float[Tensor, "M H S"]:
+    @cached_property
+    def counted(self) -> Float[Tensor, " M #H N"]:
+        """1 where a measure's mean is over the query."""
+        return self.defined.float()
+
+    @cached_property
+    def sequences(self) -> Float[Tensor, "N S"]:
+        """1 where a query is of the sequence."""
+        owner = torch.arange(len(self.lengths)).repeat_interleave(torch.tensor(self.lengths))
+        return one_hot(owner, len(self.lengths)).float().to(self.defined.device)
+
+    @cached_property
+    def counts(self) -> Float[Tensor, " M #H S"]:
+        """Queries that a mean is over."""
+        return torch.stack([part.sum(-1) for part in self.counted.split(self.lengths, dim=-1)], dim=-1)
+
+    def means(self, values: Sequence[Float[Tensor, "H N"]]) -> Float[Tensor, "M H S"]:
         """Of each sequence's queries; NaN where a measure is defined for none."""
-        return ((values * self.defined) @ self.sequences.to(values.dtype)) / self.counts
+        sums = native.sums(values, self.counted, self.lengths)
+        if sums is None:
+            sums = (torch.stack(list(values)) * self.defined) @ self.sequences.to(values[0].dtype)
+        return sums / self.counts
 
 
 def judge(sight: Sight, lengths: Sequence[int]) -> Judged:
     """Which measures are defined for the queries of sequences of these lengths."""
-    where = defined(sight)
-    owner = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-    sequences = one_hot(owner, len(lengths)).float().to(where.device)
-    return Judged(sight, where, sequences, where.float() @ sequences)
+    return Judged(sight, tuple(lengths), defined(sight))
 
 
 class Recorder:
@@ -121,39 +138,34 @@ class Recorder:
         judged = self.judged.get((call.sight, *indices))
         if judged is None:  # layers with the same mask share it
             judged = self.judged[call.sight, *indices] = judge(look_at(call, tokens), call.queries.lengths)
-        values = query_measures(observed.quantities, judged.sight.visible_keys, call.projection.lengths(observed.output))
-        split = partial(torch.split, split_size_or_sections=list(call.queries.lengths), dim=-1)
-        planes = map(split, (observed.quantities, values, judged.defined, judged.sight.sees))
-        means = judged.means(values).unbind(-1)
-        outputs = call.queries.split(observed.output)
-        for index, watch, sequence, output, mean, *rows in zip(
-            indices, watches, call.sequences(), outputs, means, *planes, strict=True
-        ):
-            if watch.wants(call.group, call.layer):
-                quantities, measures, where, sees = rows
-                maps = RemadeMaps(sequence, quantities[QUANTITIES.index("logsumexp")])
-                part = Part(watch, watch.scopes[call.group], sequence, maps, output.transpose(0, 1), quantities, sees)
-                self.kept[index][call.group][call.layer] = part.keep(measures, where, mean)
+        self._keep(Looked.at(call, judged, observed), indices)
         return observed.output
 
     def _apart(self, call: AttentionCall, index: int, variant: Variant) -> Float[Tensor, "n H D"]:
         """One sequence that attends in another way, which shows its weights if it shows anything."""
-        watch, [sequence] = self.watches[index], call.sequences()
+        watch, sequence = self.watches[index], call.sequence(0)
         is_watched = watch.wants(call.group, call.layer)
         result = sequence.by(partial(variant, weights=is_watched)).entry(0)
-        output = result.output.transpose(0, 1).to(call.q.dtype)
+        output = result.output.transpose(0, 1)
         if is_watched:
             weights, visible, tokens = result.weights, result.visible, watch.tokens[call.group]
             assert weights is not None and visible is not None
-            quantities = quantities_of_weights(weights, visible, tokens, watch.selection.top_k)
             judged = judge(look(Table(visible[None]), tokens, len(visible)), [len(output)])
-            values = query_measures(quantities, judged.sight.visible_keys, call.projection.lengths(result.output.transpose(0, 1)))
+            quantities = quantities_of_weights(weights, visible, tokens, watch.selection.top_k)
+            self._keep(Looked.at(call, judged, Observed(output, quantities), result), [index])
             scope = watch.scopes[call.group]
-            part = Part(watch, scope, sequence, WholeMaps(result), result.output, quantities, judged.sight.sees)
-            kept = self.kept[index][call.group][call.layer] = part.keep(values, judged.defined, judged.means(values)[..., 0])
             if watch.selection.compare and scope.attention is not None:
-                kept |= vars(compare(result.of_heads(scope.heads), sequence.by(dense).entry(0).of_heads(scope.heads)))
-        return output
+                distance = compare(result.of_heads(scope.heads), sequence.by(dense).entry(0).of_heads(scope.heads))
+                self.kept[index][call.group][call.layer] |= vars(distance)
+        return output.to(call.q.dtype)
+
+    def _keep(self, looked: "Looked", indices: Sequence[int]) -> None:
+        """What the watches of these sequences ask for."""
+        group, layer = looked.call.group, looked.call.layer
+        for place, index in enumerate(indices):
+            watch = self.watches[index]
+            if watch.wants(group, layer):
+                self.kept[index][group][layer] = Part(watch, watch.scopes[group], looked, place).keep()
 
     def groups(self, sequence: int) -> dict[Group, GroupAnalysis]:
         """What was kept of one sequence, by kind of attention; empty where nothing was asked."""
@@ -192,35 +204,86 @@ def look_at(call: AttentionCall, tokens: list[Tokens]) -> Sight:
     return join_sights([look(sequence.mask, known, call.q.shape[1]) for sequence, known in parts])
 
 
+class Looked(NamedTuple):
+    """All that is known of a layer's attention, of S sequences together."""
+
+    call: AttentionCall
+    judged: Judged
+    observed: Observed
+    measures: list[Float[Tensor, "H N"]]
+    """In the order of `QUERY_MEASURES`, defined or not."""
+    means: tuple[Float[Tensor, "M H"], ...]
+    """Of each sequence."""
+    checks: list[dict[str, Tensor]]
+    """Of each sequence: how far the weights are from what weights must be, as they were multiplied with the values."""
+    whole: AttentionResult | None
+    """The maps of a sequence alone, where they are there already."""
+
+    @classmethod
+    def at(cls, call: AttentionCall, judged: Judged, observed: Observed, whole: AttentionResult | None = None) -> "Looked":
+        """What there is to tell of a layer."""
+        lengths = call.projection.lengths(observed.output)
+        measures = query_measures(observed.quantities, judged.sight.visible_keys, lengths)
+        means = judged.means(measures).unbind(-1)
+        return cls(call, judged, observed, measures, means, checks(observed.quantities, judged), whole)
+
+
+def checks(quantities: Float[Tensor, "P H N"], judged: Judged) -> list[dict[str, Tensor]]:
+    """The worst `row_sum_error` and `forbidden_mass` of each sequence."""
+    row_sum, forbidden = (quantities[QUANTITIES.index(name)] for name in ("row_sum", "forbidden"))
+    error = ((row_sum - 1).abs_() * judged.sight.sees).amax(0)
+    parts = zip(error.split(judged.lengths), forbidden.amax(0).split(judged.lengths), strict=True)
+    return [{"row_sum_error": worst.amax(), "forbidden_mass": mass.amax()} for worst, mass in parts]
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One sequence's part of a layer, and what is made of it."""
+    """One sequence's part of a layer, the `place`-th of those that were looked at together, and what is made of it."""
 
     watch: Watch
     scope: Scope
-    sequence: SequenceAttention
-    maps: Maps
-    output: Float[Tensor, "H n D"]
-    quantities: Float[Tensor, "P H n"]
-    sees: Bool[Tensor, "#H n"]
+    looked: Looked
+    place: int
 
-    def keep(self, measures: Float[Tensor, "M H n"], where: Bool[Tensor, " M #H n"], means: Float[Tensor, "M H"]) -> Kept:
-        """What the sequence's selection asks for, by name: of the measures, each query's or the mean, and all that `Part` makes."""
-        heads, queries = list(self.scope.heads), self.scope.queries
-        each = self.watch.selection.per_query
-        shown = measures.masked_fill(~where, torch.nan)[:, heads, queries] if each else means[:, heads]
-        return {"measures": shown} | self.checks() | self.tensors() | self.weights() | self.comparisons()
+    @property
+    def rows(self) -> slice:
+        """Its queries among those of all."""
+        packing = self.looked.call.queries
+        start = packing.offsets[self.place]
+        return slice(start, start + packing.lengths[self.place])
 
-    def checks(self) -> Kept:
-        """How far the weights are from what weights must be, as they were multiplied with the values."""
-        row_sum, forbidden = (self.quantities[QUANTITIES.index(name)] for name in ("row_sum", "forbidden"))
-        return {"row_sum_error": ((row_sum - 1).abs() * self.sees).amax(), "forbidden_mass": forbidden.amax()}
+    @cached_property
+    def sequence(self) -> SequenceAttention:
+        """What attended."""
+        return self.looked.call.sequence(self.place)
+
+    @cached_property
+    def maps(self) -> Maps:
+        """Its scores and weights, kept or made again."""
+        if self.looked.whole is not None:
+            return WholeMaps(self.looked.whole)
+        return RemadeMaps(self.sequence, self.looked.observed.quantities[QUANTITIES.index("logsumexp")][:, self.rows])
+
+    def keep(self) -> Kept:
+        """What the sequence's selection asks for, by name."""
+        return {"measures": self.measures()} | self.looked.checks[self.place] | self.tensors() | self.weights() | self.comparisons()
+
+    def measures(self) -> Float[Tensor, "M h *Q"]:
+        """Each query's, NaN where undefined, or the means."""
+        heads = list(self.scope.heads)
+        if not self.watch.selection.per_query:
+            return self.looked.means[self.place][:, heads]
+        values = torch.stack([measure[:, self.rows] for measure in self.looked.measures])
+        return values.masked_fill(~self.looked.judged.defined[..., self.rows], torch.nan)[:, heads, self.scope.queries]
 
     def tensors(self) -> Kept:
         """The heads' own tensors; key/value heads are repeated for each query head that they serve."""
-        tensors = {"q": self.sequence.q, "k": self.sequence.k, "v": self.sequence.v, "head_outputs": self.output[None]}
-        wanted = tensors.keys() & {*self.watch.selection.outputs}
-        return {name: repeat_heads(tensors[name], len(self.output))[0, list(self.scope.heads)] for name in wanted}
+        wanted = PER_HEAD_TENSORS & {*self.watch.selection.outputs}
+        if not wanted:
+            return {}
+        output, sequence = self.looked.observed.output[self.rows].transpose(0, 1), self.sequence
+        tensors = {"q": sequence.q, "k": sequence.k, "v": sequence.v, "head_outputs": output[None]}
+        return {name: repeat_heads(tensors[name], len(output))[0, list(self.scope.heads)] for name in wanted}
 
     def weights(self) -> Kept:
         """The cropped maps in the form that was asked for."""
@@ -255,7 +318,10 @@ class Part:
 
     def comparisons(self) -> Kept:
         """The measures that compare queries or heads, over the whole sequence."""
-        heads, whole = list(self.scope.heads), [slice(0, length) for length in self.scope.lengths]
-        sees = self.sees if len(self.sees) == 1 else self.sees[heads]
         wanted = [name for name in self.watch.selection.measures if DIAGNOSTICS[name].of_head]
+        if not wanted:
+            return {}
+        heads, whole = list(self.scope.heads), [slice(0, length) for length in self.scope.lengths]
+        sees = self.looked.judged.sight.sees[:, self.rows]
+        sees = sees if len(sees) == 1 else sees[heads]
         return {name: measure_across(name, self.maps.blocks(heads, *whole), sees) for name in wanted}

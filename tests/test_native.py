@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kqv.native import figures
 from kqv.native import library as native
 
 CAPABILITY = torch.backends.cpu.get_cpu_capability()
@@ -75,3 +76,29 @@ def test_every_kind_of_processor_is_compiled_for(tmp_path: Path) -> None:
         except subprocess.CalledProcessError:
             pytest.skip("this machine's compiler makes code for another kind of processor")
         assert target.stat().st_size > 0
+
+
+@pytest.mark.skipif("native.library() is None", reason="there is no C compiler here")
+@pytest.mark.parametrize(("tokens", "heads", "rows", "width"), [(1, 1, 1, 1), (67, 3, 7, 11), (130, 2, 101, 103), (64, 1, 32, 32)])
+def test_lengths_equal_those_of_what_the_heads_add(tokens: int, heads: int, rows: int, width: int) -> None:
+    outputs, factors = torch.randn(tokens, heads, width), torch.randn(heads, rows, width)
+    found = figures.lengths(outputs, factors)
+    expected = (outputs.double().transpose(0, 1) @ factors.double().mT).norm(dim=-1)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.skipif("native.library() is None", reason="there is no C compiler here")
+@pytest.mark.parametrize("told_apart", [False, True])
+def test_sums_equal_those_over_each_sequence(told_apart: bool) -> None:
+    parts, heads = (5, 1, 61), 3
+    planes = [torch.randn(heads, sum(parts)) for _ in range(2)]
+    counted = (torch.rand(2, heads if told_apart else 1, sum(parts)) < 0.5).float()
+    found = figures.sums(planes, counted, parts)
+    for s, rows in enumerate(torch.arange(sum(parts)).split(parts)):
+        expected = (torch.stack(planes)[..., rows] * counted[..., rows]).sum(-1)
+        torch.testing.assert_close(found[..., s], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_other_types_are_left_to_torch() -> None:
+    assert figures.lengths(torch.randn(2, 1, 3).double(), torch.randn(1, 3, 3).double()) is None
+    assert figures.sums([torch.randn(1, 2).bfloat16()], torch.ones(1, 1, 2), (2,)) is None

@@ -14,6 +14,7 @@ from kqv.attention.longformer import GlobalHeads, Longformer
 from kqv.attention.masks import Everything, Mask, Shifted
 from kqv.attention.variants import Variant
 from kqv.config import Group
+from kqv.native import figures as native
 from kqv.packing import Packing
 
 Result = TypeVar("Result")
@@ -34,7 +35,8 @@ class OutputProjection:
 
     def lengths(self, heads: Float[Tensor, "N H D"]) -> Float[Tensor, "H N"]:
         """‖W_O z‖: how long what each head adds to the residual stream is."""
-        return (heads.transpose(0, 1).to(self.factors.dtype) @ self.factors.mT).norm(dim=-1)
+        found = native.lengths(heads, self.factors)
+        return (heads.transpose(0, 1).to(self.factors.dtype) @ self.factors.mT).norm(dim=-1) if found is None else found
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,12 +123,17 @@ class AttentionCall:
         """What the queries see, where the mask lets each see one stretch of keys."""
         return limits_of(self.mask, self.queries, self.key_lengths, self.same)
 
+    def sequence(self, index: int) -> SequenceAttention:
+        """One sequence by itself. In self-attention its queries are the last of its tokens, the others were read before."""
+        start = self.queries.offsets[index]
+        q, k, v = self.q[start : start + self.queries.lengths[index]], self.keys[index], self.values[index]
+        read = len(k) - len(q) if self.same else 0
+        q, k, v = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, k, v))
+        return SequenceAttention(q, k, v, shift_mask(self.mask, read), shift_bias(self.bias, read), self.scale)
+
     def sequences(self) -> Iterator[SequenceAttention]:
-        """Each sequence by itself. In self-attention its queries are the last of its tokens, the others were read before."""
-        for q, k, v in zip(self.queries.split(self.q), self.keys, self.values, strict=True):
-            read = len(k) - len(q) if self.same else 0
-            q, k, v = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, k, v))
-            yield SequenceAttention(q, k, v, shift_mask(self.mask, read), shift_bias(self.bias, read), self.scale)
+        """Each sequence by itself."""
+        return map(self.sequence, range(len(self.keys)))
 
 
 def limits_of(mask: Mask, queries: Packing, keys: tuple[int, ...], same: bool) -> Limits | None:

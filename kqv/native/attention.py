@@ -16,10 +16,10 @@ from kqv.attention.masks import Everything, visible
 from kqv.attention.relations import Tokens
 from kqv.attention.statistics import QUANTITIES
 from kqv.native.library import library
-from kqv.native.structures import address, fields
+from kqv.native.structures import WIDEST, address, fields
 
-WIDEST, TOP = 256, 8
-"""The widest head, and the most weights whose sum is kept, of the C part."""
+TOP = 8
+"""The most weights whose sum is kept."""
 MARGIN = 16
 """Numbers that may be read past the end of a table, and don't matter."""
 

@@ -4,6 +4,8 @@ import ctypes
 
 from torch import Tensor
 
+WIDEST = 256
+"""The widest head of the C part."""
 KINDS: dict[str, type] = {"pointer": ctypes.c_void_p, "long": ctypes.c_int64, "int": ctypes.c_int32, "float": ctypes.c_float}
 
 
