@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from kqv import Analysis, Input, Job, Model, Selection
 from service.batching import Batcher
 from service.caller import Caller
-from service.dependencies import Service
 from service.encoding import Form
 from service.generating import complete
 from service.reading import size_up
@@ -43,14 +42,12 @@ class Analyzed:
         return {"sequences": len(self.analyses), "tokens": self.tokens}
 
 
-async def analyze(
-    read: Callable[[], list[Job]], model: Model, form: Form, service: Service, caller: Caller, *, is_padded: bool = False
-) -> Analyzed:
+async def analyze(read: Callable[[], list[Job]], model: Model, form: Form, caller: Caller, *, is_padded: bool = False) -> Analyzed:
     """Run the jobs that `read` makes of a request. Raises what it raises, `AnswerTooLargeError`, and as `Caller.wait_for` does.
 
     In an answer that is padded, every sequence takes as much as the longest.
     """
-    stages = caller.stages
+    stages, service = caller.stages, caller.service
     with stages.measure("tokenize"):
         jobs = await run_off_loop(caller.request.state.is_long, read)
     jobs, written = await complete(jobs, model, service.batcher, caller)

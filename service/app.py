@@ -16,8 +16,6 @@ from starlette.staticfiles import StaticFiles
 
 from service.auth import Admit, Keys, describe_keys
 from service.batching import Batcher, Limits, Watcher
-from service.caller import Answers
-from service.dependencies import Service
 from service.embed_tokens import EmbedTokens
 from service.errors import add_handlers
 from service.examples import add_examples
@@ -30,6 +28,7 @@ from service.openapi import describe
 from service.queue import Size
 from service.routes import analyze, attend, dashboard, embed_tokens, embeddings, generate, health, metrics, models, oip, tokenize
 from service.settings import Settings
+from service.state import Answers, Service
 from service.threads import make_executor
 from service.tracing import Tracing
 from service.workers import make_crew

@@ -4,35 +4,19 @@ import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from service.batching import Batcher, Done
-from service.errors import ClientGoneError, DeadlineError, OverloadedError
+from service.batching import Done
+from service.errors import ClientGoneError, DeadlineError
 from service.queue import Work
 from service.reading import Asked
 from service.stages import Stages
+from service.state import Service
 
 T = TypeVar("T")
-
-
-class Answers:
-    """The answers under way, from when a request is let in until its answer has been sent: memory has room for only so much."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.held_bytes = 0
-
-    def hold(self, size: int) -> None:
-        """Make room for one. Raises `OverloadedError`, but never where there are no others: no answer is too large for ever."""
-        if self.held_bytes and self.held_bytes + size > self.limit_bytes:
-            raise OverloadedError(f"answers of {self.held_bytes} bytes are under way already", retry_after_s=1)
-        self.held_bytes += size
-
-    def let_go(self, size: int) -> None:
-        """It has been sent, or nobody wants it."""
-        self.held_bytes -= size
 
 
 @dataclass
@@ -40,27 +24,22 @@ class Caller:
     """The one who sent a request."""
 
     request: Request
+    service: Service
+    """Whom it asks."""
     timeout_ms: int
     deadline: float
     """On the event loop's clock."""
-    batcher: Batcher
-    answers: Answers
-    held_bytes: int = 0
 
     def hold(self, answer_bytes: int) -> None:
-        """Make room for the answer. Raises `OverloadedError`."""
-        self.answers.hold(answer_bytes)
-        self.held_bytes += answer_bytes
-
-    def leave(self) -> None:
-        """The answer has been sent, or nobody wants it."""
-        self.answers.let_go(self.held_bytes)
-        self.held_bytes = 0
+        """Make room for the answer, until it has been sent or nobody wants it. Raises `OverloadedError`."""
+        answers = self.service.answers
+        answers.hold(answer_bytes)
+        self.request.state.exchange.at_the_end.append(partial(answers.let_go, answer_bytes))
 
     async def run(self, work: Work, asked: Asked[Any]) -> list[Done]:
         """What becomes of the jobs. Raises `OverloadedError` where they are not let in, and as `wait_for` does."""
         self.hold(asked.answer_bytes)
-        return await self.wait_for(self.batcher.submit(work, asked.jobs, asked.sizes))
+        return await self.wait_for(self.service.batcher.submit(work, asked.jobs, asked.sizes))
 
     @property
     def stages(self) -> Stages:

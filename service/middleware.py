@@ -74,6 +74,8 @@ class Exchange:
         """What came of it in place of an answer."""
         self.key: str | None = None
         """Name of the key that was shown."""
+        self.at_the_end: list[Callable[[], object]] = []
+        """What is to be done when it is over, however it ends."""
 
     @property
     def route(self) -> str:
@@ -132,6 +134,8 @@ class Observe:
             await self.app(scope, receive, send_on)
         finally:
             exchange.ended = time.monotonic()
+            for undo in exchange.at_the_end:
+                undo()
             for observer in self.observers:
                 observer(exchange)
 

@@ -15,11 +15,11 @@ import kqv
 from kqv import KqvError, Model
 from service.analyzing import warm_up
 from service.app import create_app
-from service.dependencies import Service
 from service.logs import configure
 from service.models import Models
 from service.protocol import protocol_of
 from service.settings import Settings
+from service.state import Service
 from service.tracing import start_tracing
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 from service.analyzing import analyze as run_analysis
 from service.answers import AnalyzeAnswer
 from service.bodies import TensorRoute
-from service.dependencies import CallerDependency, ServiceDependency
+from service.dependencies import CallerDependency
 from service.encoding import analysis_fields, choose_form
 from service.openapi import PROBLEMS_OF_WORK, problems, tensor_file, tensor_file_body
 from service.reading import read_analysis
@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v1", tags=["attention"], route_class=TensorRoute)
     responses=problems(404, 406, *PROBLEMS_OF_WORK) | tensor_file(),
     openapi_extra=tensor_file_body(),
 )
-async def analyze(body: AnalyzeRequest, service: ServiceDependency, caller: CallerDependency) -> Response:
+async def analyze(body: AnalyzeRequest, caller: CallerDependency) -> Response:
     """Run a model over texts, token ids or embeddings, and see what its attention does.
 
     Without further fields the answer has all attention maps, all per-head diagnostics and the hidden states. The numbers of a
@@ -33,8 +33,8 @@ async def analyze(body: AnalyzeRequest, service: ServiceDependency, caller: Call
     greedy text.
     """
     form, stages = choose_form(caller.request.headers, body.encoding), caller.stages
-    model = service.models.get(body.model)
-    found = await run_analysis(partial(read_analysis, body, model, service.settings), model, form, service, caller)
+    model = caller.service.models.get(body.model)
+    found = await run_analysis(partial(read_analysis, body, model, caller.service.settings), model, form, caller)
     with stages.measure("encode"):
         answer = {
             "model": model.id,

@@ -5,7 +5,7 @@ from fastapi import APIRouter, Depends, Response
 from service.answers import AttendAnswer
 from service.attending import Attend
 from service.bodies import TensorRoute
-from service.dependencies import CallerDependency, ServiceDependency, check_ready
+from service.dependencies import CallerDependency, check_ready
 from service.encoding import choose_form
 from service.openapi import PROBLEMS_OF_WORK, problems, tensor_file, tensor_file_body
 from service.reading import read_attention
@@ -23,13 +23,13 @@ router = APIRouter(prefix="/v1", tags=["attention"], route_class=TensorRoute, de
     responses=problems(406, *PROBLEMS_OF_WORK) | tensor_file(),
     openapi_extra=tensor_file_body(),
 )
-async def attend(body: AttendRequest, service: ServiceDependency, caller: CallerDependency) -> Response:
+async def attend(body: AttendRequest, caller: CallerDependency) -> Response:
     """Scaled dot-product attention on your own tensors, with every step shown.
 
     scores = Q·Kᵀ, scaled_scores = scores · scale + bias, weights = softmax(scaled_scores), head_outputs = weights · V,
     output = Concat(head_outputs) · W_O. Give `q`, `k` and `v`, or vectors `x` with `num_heads` and the projections.
     """
-    form, stages = choose_form(caller.request.headers, body.encoding), caller.stages
+    form, stages, service = choose_form(caller.request.headers, body.encoding), caller.stages, caller.service
     with stages.measure("tokenize"):
         asked = await run_off_loop(caller.request.state.is_long, read_attention, body, form, service.settings)
     stages.amounts_to(None, len(asked.jobs), asked.tokens)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 
 from service.analyzing import analyze
 from service.bodies import JsonRoute
-from service.dependencies import CallerDependency, ServiceDependency
+from service.dependencies import CallerDependency
 from service.embeddings import EmbeddingsAnswer, EmbeddingsRequest, embedding_fields, read_embeddings
 from service.encoding import BASE64, LISTS
 from service.openapi import openai_errors
@@ -17,15 +17,15 @@ router = APIRouter(prefix="/v1", tags=["protocols"], route_class=JsonRoute)
 
 
 @router.post("/embeddings", summary="Embed texts", response_model=EmbeddingsAnswer, responses=openai_errors())
-async def create_embeddings(body: EmbeddingsRequest, service: ServiceDependency, caller: CallerDependency) -> Response:
+async def create_embeddings(body: EmbeddingsRequest, caller: CallerDependency) -> Response:
     """A vector for each text, as OpenAI's API has it, so that its clients work unchanged; errors too are in its form.
 
     The vector is what `/v1/analyze` calls `pooled`: the mean over the tokens, unless the checkpoint says otherwise. Token ids are
     the model's own.
     """
     stages, form = caller.stages, LISTS if body.encoding_format == "float" else BASE64
-    model = service.models.get(body.model)
-    found = await analyze(partial(read_embeddings, body, model, service.settings), model, form, service, caller)
+    model = caller.service.models.get(body.model)
+    found = await analyze(partial(read_embeddings, body, model, caller.service.settings), model, form, caller)
     with stages.measure("encode"):
         answer = {
             "object": "list",

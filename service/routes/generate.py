@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from service.answers import GenerateAnswer
 from service.bodies import TensorRoute
 from service.caller import Caller
-from service.dependencies import CallerDependency, ServiceDependency
+from service.dependencies import CallerDependency
 from service.encoding import JSON_FORMS, Form, Part, choose_form, generated_fields
 from service.generating import Writer
 from service.negotiation import negotiate
@@ -33,13 +33,13 @@ DONE = '{"model":"gpt2","results":[{"text":" the","token_ids":[262],"tokens":["Ä
     responses=problems(404, 406, *PROBLEMS_OF_WORK) | tensor_file(event_stream(token=TOKEN, done=DONE)),
     openapi_extra=tensor_file_body(),
 )
-async def generate(body: GenerateRequest, service: ServiceDependency, caller: CallerDependency) -> Response:
+async def generate(body: GenerateRequest, caller: CallerDependency) -> Response:
     """Let a model go on with texts or token ids, and see what it looks at while it chooses each token.
 
     With `stream` the answer is server-sent events: a `token` for each token of each sequence, then one `done`, whose data is the
     answer without `stream`; an `error` in its place holds a problem document. All that can be refused is refused before the first.
     """
-    form, stages = choose_form_of_text(body, caller), caller.stages
+    form, stages, service = choose_form_of_text(body, caller), caller.stages, caller.service
     model = service.models.get(body.model)
     with stages.measure("tokenize"):
         asked = await run_off_loop(caller.request.state.is_long, read_generation, body, model, form, service.settings)

@@ -12,7 +12,7 @@ from kqv import Model
 from service.analyzing import analyze
 from service.bodies import max_values, parse_json, read_body
 from service.caller import Caller
-from service.dependencies import CallerDependency, Service, ServiceDependency
+from service.dependencies import CallerDependency, ServiceDependency
 from service.encoding import FILE, LISTS
 from service.errors import ForbiddenError, NotOfferedError, UnknownVersionError
 from service.oip.answers import (
@@ -32,6 +32,7 @@ from service.oip.signature import VERSION, describe_config, describe_model
 from service.openapi import PROBLEMS_OF_WORK, infer_answer, infer_body, open_inference_errors
 from service.routes.health import ready as check_accepting
 from service.sending import PartsResponse
+from service.state import Service
 from service.threads import run_off_loop
 
 router = APIRouter(prefix="/v2", tags=["protocols"], route_class=InferRoute)
@@ -130,20 +131,20 @@ async def repository_index(request: Request, service: ServiceDependency) -> list
     responses=open_inference_errors(404, *PROBLEMS_OF_WORK) | infer_answer(),
     openapi_extra=infer_body(),
 )
-async def infer(body: InferRequest, model: ModelDependency, service: ServiceDependency, caller: CallerDependency) -> Response:
+async def infer(body: InferRequest, model: ModelDependency, caller: CallerDependency) -> Response:
     """Run a model on a batch of texts, token ids or embeddings, and get tensors of what its attention does.
 
     An output is called by its path in a result of `/v1/analyze`, and has a place for each sequence in front; what is shorter than
     the longest sequence is filled up at the end. Tensors come and go as JSON, or as bytes after it (the binary extension).
     """
-    stages = caller.stages
+    stages, service = caller.stages, caller.service
     with service.statistics[model.id].measure(stages):
         wanted = read_wanted(body, model)
         caller = with_timeout(caller, read_timeout_us(body))
         has_binary = any(each.binary for each in wanted)
         form = FILE if all(each.binary for each in wanted) else LISTS
         read = partial(read_jobs, body, wanted, model, service.settings)
-        found = await analyze(read, model, form, service, caller, is_padded=True)
+        found = await analyze(read, model, form, caller, is_padded=True)
         with stages.measure("encode"):
             parts = await run_off_loop(found.is_large, write_answer, model.id, body.id, wanted, found.analyses)
     headers = stages.header()

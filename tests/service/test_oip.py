@@ -267,6 +267,7 @@ async def test_timeout_is_in_microseconds(model: kqv.Model) -> None:
         body["parameters"] = {"timeout": 60_000_000}  # the header is sooner
         late = await client.post("/v2/models/tiny/infer", json=body, headers={"x-request-timeout-ms": "15"})
         assert "within 15 ms" in late.json()["error"]
+    assert app.state.service.answers.held_bytes == 0, "the answers that were given up are held for ever"
 
 
 def test_server_that_loads_or_drains_is_not_ready(model: kqv.Model) -> None:
