@@ -29,20 +29,6 @@ Parse = Callable[[type[BaseModel], bytes, int], BaseModel]
 """Makes a model of a body, which holds no more than so many values."""
 
 
-class ParsedRequest(Request):
-    """A request whose body has been parsed already: FastAPI asks for its JSON, or for its bytes, and takes a model as it is."""
-
-    def __init__(self, request: Request, content: BaseModel) -> None:
-        super().__init__(request.scope, request.receive)
-        self._content = content
-
-    async def body(self) -> Any:
-        return self._content
-
-    async def json(self) -> BaseModel:
-        return self._content
-
-
 def parse_json(model: type[BaseModel], body: bytes, max_values: int) -> BaseModel:
     """The model that the JSON holds. The parser itself refuses nesting deeper than 200, before it builds anything.
 
@@ -74,21 +60,36 @@ def check_values(body: bytes, limit: int) -> None:
 
 
 class JsonRoute(APIRoute):
-    """A route whose body parameter is read by pydantic's own JSON parser, which is several times faster than json.loads."""
+    """A route whose body is read by pydantic's own JSON parser, which is several times faster than json.loads.
+
+    FastAPI describes it, and doesn't call it, since it finds out anew for every request what the arguments are: the body, parts of
+    the path, the request, and what dependencies make of the request alone.
+    """
 
     parsers: ClassVar[Mapping[str, Parse]] = {"application/json": parse_json}
     """By the media type of the body."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        answer = super().get_route_handler()
         if self.body_field is None:
-            return answer
+            return super().get_route_handler()
         model: type[BaseModel] = self.body_field.field_info.annotation  # type: ignore[assignment]
+        body, dependant = self.body_field.name, self.dependant
+        path = [field.name for field in dependant.path_params]
+        makers = [(each.name, each.call) for each in dependant.dependencies if each.call is not None]
 
-        async def parse_and_answer(request: Request) -> Response:
-            return await answer(ParsedRequest(request, await self.read(request, model)))
+        async def answer(request: Request) -> Response:
+            arguments: dict[str, Any] = {body: await self.read(request, model)}
+            arguments |= {name: request.path_params[name] for name in path}
+            if dependant.request_param_name is not None:
+                arguments[dependant.request_param_name] = request
+            for name, make in makers:
+                made = await make(request)
+                if name is not None:  # else it only refuses
+                    arguments[name] = made
+            response: Response = await self.endpoint(**arguments)
+            return response
 
-        return parse_and_answer
+        return answer
 
     async def read(self, request: Request, model: type[BaseModel]) -> BaseModel:
         """The body as a `model`, parsed off the loop where it is long."""

@@ -1,6 +1,7 @@
 """Who waits for an answer, and for how long."""
 
 import asyncio
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,13 +11,33 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from service.batching import Done
-from service.errors import ClientGoneError, DeadlineError
+from service.errors import ClientGoneError, DeadlineError, FieldError, InvalidError
 from service.queue import Work
 from service.reading import Asked
 from service.stages import Stages
 from service.state import Service
 
 T = TypeVar("T")
+
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+LONGEST_MS = 86_400_000
+TIMEOUT = {
+    "name": TIMEOUT_HEADER,
+    "in": "header",
+    "description": "How long the caller will wait.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": LONGEST_MS},
+}
+"""The header, as OpenAPI has it."""
+
+
+def read_timeout_ms(given: str | None) -> int | None:
+    """What the header says. Raises `InvalidError` for what is no time."""
+    if given is None:
+        return None
+    if not re.fullmatch("[0-9]{1,8}", given) or not 1 <= int(given) <= LONGEST_MS:
+        message = f"this is a whole number of milliseconds from 1 to {LONGEST_MS}, not {given[:64]!r}"
+        raise InvalidError([FieldError(("header", TIMEOUT_HEADER.lower()), message)])
+    return int(given)
 
 
 @dataclass

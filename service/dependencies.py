@@ -1,16 +1,16 @@
 """What routes ask for by type.
 
-Coroutines, although they await nothing: FastAPI would run plain functions in a thread, which takes longer than they do. And few of
-them: FastAPI finds out anew for every request what each one needs.
+They take the request and nothing else, so that a `JsonRoute` can call them itself. And they are coroutines, although they await
+nothing: where FastAPI calls them, it would run plain functions in a thread, which takes longer than they do.
 """
 
 import asyncio
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Request
 
-from service.caller import Caller
+from service.caller import TIMEOUT_HEADER, Caller, read_timeout_ms
 from service.embed_tokens import Grant
 from service.state import Service
 
@@ -27,19 +27,16 @@ async def get_service(request: Request) -> Service:
 ServiceDependency = Annotated[Service, Depends(get_service)]
 
 
-async def get_caller(
-    request: Request,
-    x_request_timeout_ms: Annotated[int | None, Header(ge=1, le=86_400_000, description="How long the caller will wait.")] = None,
-) -> Caller:
-    """The caller, with the deadline that the header or the settings give."""
+async def get_caller(request: Request) -> Caller:
+    """The caller, with the deadline that the header or the settings give. Raises `InvalidError` for what is no such time."""
     service = await get_service(request)
-    timeout_ms = x_request_timeout_ms or service.settings.request_timeout_ms
+    timeout_ms = read_timeout_ms(request.headers.get(TIMEOUT_HEADER)) or service.settings.request_timeout_ms
     return Caller(request, service, timeout_ms, asyncio.get_running_loop().time() + timeout_ms / 1e3)
 
 
 CallerDependency = Annotated[Caller, Depends(get_caller)]
 
 
-async def check_ready(service: ServiceDependency) -> None:
+async def check_ready(request: Request) -> None:
     """Raise `UnavailableError` while the models are being loaded."""
-    service.models.all()
+    (await get_service(request)).models.all()

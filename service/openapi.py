@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from service.answers import OpenAIError, OpenInferenceError, Problem
+from service.caller import TIMEOUT
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -81,6 +82,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
         for path in document["paths"].values():
             for operation in path.values():
                 operation["responses"] = with_problems(operation["responses"])
+                if "504" in operation["responses"]:
+                    operation.setdefault("parameters", []).append(TIMEOUT)
         for unused in ("HTTPValidationError", "ValidationError"):
             document["components"]["schemas"].pop(unused, None)
         app.openapi_schema = document

@@ -8,16 +8,20 @@ from service.answers import EmbedTokenAnswer
 from service.bodies import JsonRoute
 from service.dependencies import ServiceDependency
 from service.embed_tokens import Grant
+from service.encoding import encode
 from service.openapi import PROBLEMS_OF_BODIES, problems
 from service.requests import EmbedTokenRequest
 
 router = APIRouter(prefix="/v1", tags=["models"], route_class=JsonRoute)
 
 
-@router.post("/embed-tokens", summary="Make an embed token", responses=problems(404, 501, 503, *PROBLEMS_OF_BODIES))
-async def make_embed_token(
-    body: EmbedTokenRequest, service: ServiceDependency, request: Request, response: Response
-) -> EmbedTokenAnswer:
+@router.post(
+    "/embed-tokens",
+    summary="Make an embed token",
+    response_model=EmbedTokenAnswer,
+    responses=problems(404, 501, 503, *PROBLEMS_OF_BODIES),
+)
+async def make_embed_token(body: EmbedTokenRequest, service: ServiceDependency, request: Request) -> Response:
     """A token that a page may use in place of a key, for up to five minutes: on some routes, with some models, from some origins.
 
     Ask for it from a server of yours, where the key is, and hand it to the page. Every replica knows it; none can take it back.
@@ -32,5 +36,5 @@ async def make_embed_token(
         tuple(body.scope.models) if body.scope.models else None,
         expires_at,
     )
-    response.headers["cache-control"] = "no-store"
-    return EmbedTokenAnswer(token=service.embed_tokens.make(grant), expires_at=expires_at)
+    answer = {"token": service.embed_tokens.make(grant), "expires_at": expires_at}
+    return Response(encode(answer), headers={"cache-control": "no-store"}, media_type="application/json")

@@ -12,7 +12,7 @@ from kqv import Model
 from service.analyzing import analyze
 from service.bodies import max_values, parse_json, read_body
 from service.caller import Caller
-from service.dependencies import CallerDependency, ServiceDependency
+from service.dependencies import CallerDependency, ServiceDependency, get_service
 from service.encoding import FILE, LISTS
 from service.errors import ForbiddenError, NotOfferedError, UnknownVersionError
 from service.oip.answers import (
@@ -39,9 +39,9 @@ router = APIRouter(prefix="/v2", tags=["protocols"], route_class=InferRoute)
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics"]
 
 
-async def get_model(name: str, request: Request, service: ServiceDependency) -> Model:
+async def get_model(name: str, request: Request) -> Model:
     """The model of the path. Raises `UnknownModelError`, `UnknownVersionError`."""
-    model = service.models.get(name)
+    model = (await get_service(request)).models.get(name)
     version = request.path_params.get("version", VERSION)
     if version != VERSION:
         raise UnknownVersionError(f"{name} has one version, {VERSION!r}, and no {version!r}; leave /versions/{version} out")
@@ -131,13 +131,14 @@ async def repository_index(request: Request, service: ServiceDependency) -> list
     responses=open_inference_errors(404, *PROBLEMS_OF_WORK) | infer_answer(),
     openapi_extra=infer_body(),
 )
-async def infer(body: InferRequest, model: ModelDependency, caller: CallerDependency) -> Response:
+async def infer(name: str, body: InferRequest, caller: CallerDependency) -> Response:
     """Run a model on a batch of texts, token ids or embeddings, and get tensors of what its attention does.
 
     An output is called by its path in a result of `/v1/analyze`, and has a place for each sequence in front; what is shorter than
     the longest sequence is filled up at the end. Tensors come and go as JSON, or as bytes after it (the binary extension).
     """
     stages, service = caller.stages, caller.service
+    model = await get_model(name, caller.request)
     with service.statistics[model.id].measure(stages):
         wanted = read_wanted(body, model)
         caller = with_timeout(caller, read_timeout_us(body))
