@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kqv.attention.variants import Comparison
 from kqv.config import Group
+from kqv.show import Shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +54,8 @@ class Checks:
 
 
 @dataclass(frozen=True, eq=False)
-class Analysis:
-    """All that was asked about one sequence of n tokens, without padding."""
+class Analysis(Shown):
+    """All that was asked about one sequence of n tokens, without padding. In a notebook it shows itself."""
 
     tokens: tuple[str, ...] | None
     token_ids: tuple[int, ...] | None

@@ -127,21 +127,36 @@ def analyze_command(
     device: Device = None,
     store: Store = DEFAULT_STORE,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer of POST /v1/analyze instead, less its timing.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with a map of every head instead: one file, without scripts.")
+    ] = None,
 ) -> None:
     """Show what the heads of a model look at in a text: a map of all, the sharpest ones, and one of them token by token."""
     from kqv.engine import load
     from kqv.inputs import Input
+    from kqv.looks import SIDE
     from service.encoding import analysis_fields, encode
     from service.tables import describe
 
     loaded = load(model, device=device or "auto", store=store)
     chosen: dict[str, Any] = {"layers": tuple(layers) if layers else None, "heads": tuple(heads) if heads else None}
-    [analysis] = loaded.analyze([Input(text=text, pair=pair)], weights="top", outputs=(), **chosen)
-    if as_json:
+    weights: dict[str, Any] = {"weights": "top"} if html is None else {"weights": "pooled", "pool": SIDE}
+    [analysis] = loaded.analyze([Input(text=text, pair=pair)], outputs=(), **weights, **chosen)
+    if html is not None:
+        write(html, analysis.page())
+    elif as_json:
         usage = {"sequences": 1, "tokens": len(analysis.tokens or ()) + len(analysis.target_tokens or ())}
         typer.echo(encode({"model": loaded.id, "results": [analysis_fields(analysis)], "usage": usage}).decode())
     else:
         answer(*describe(analysis))
+
+
+def write(file: Path, text: str) -> None:
+    """Raise `InputError` where it can't be written."""
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{file} can't be written: {error.strerror}") from error
 
 
 @app.command("serve")

@@ -22,6 +22,8 @@ LAYERS = (
     ("kqv.tokenizer", "kqv.checkpoints", "kqv.checkpoints.*", "kqv.store"),
     ("kqv.huggingface", "kqv.huggingface.*"),
     ("kqv.analysis",),
+    ("kqv.show",),
+    ("kqv.looks",),
     ("kqv.selection", "kqv.sampling"),
     ("kqv.diagnostics", "kqv.overrides"),
     ("kqv.network",),
@@ -42,12 +44,13 @@ LAYERS = (
     ("kqv.native", "kqv.native.library", "kqv.native.structures"),
     ("kqv.cache", "kqv.packing", "kqv.positions"),
     ("kqv.config",),
+    ("kqv.drawing",),
     ("kqv.errors",),
 )
 
 # All that the engine may need, so that it runs in a notebook or on a GPU machine without the server.
 ENGINE_NEEDS = {"torch", "numpy", "safetensors", "tokenizers", "jaxtyping", "filelock", "gguf", "lazy_loader"}
-OPTIONAL = {"kqv.huggingface": {"transformers"}}
+OPTIONAL = {"kqv.huggingface": {"transformers"}, "kqv.show": {"matplotlib"}}
 """What a package needs beyond that, which is imported only where a model calls for it."""
 STANDARD_LIBRARY = sys.stdlib_module_names - {"asyncio", "http"}
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb"}

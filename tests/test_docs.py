@@ -126,6 +126,14 @@ def test_the_python_of_the_clients_page_runs(minilm: kqv.Model) -> None:
                 assert repr(eval(expression, names)) == shown, expression
 
 
+def test_the_python_of_the_notebooks_page_runs(minilm: kqv.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for code in (text for kind, text in blocks("docs/notebook.md") if kind == "python"):
+        exec(code, names)
+    assert {file.name for file in tmp_path.iterdir()} == {"heads.png", "cat.html"}
+
+
 def test_every_reader_is_on_the_models_page() -> None:
     page = read("docs/models.md")
     assert [kind for kind in READERS if f"`{kind}`" not in page] == []

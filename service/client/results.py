@@ -6,10 +6,14 @@ from typing import Any, Generic, Literal, TypeVar, overload
 
 import numpy as np
 
+from kqv.show import Shown
+
 Array = np.ndarray[Any, Any]
 Group = Literal["encoder", "decoder", "cross"]
 Fields = Mapping[str, Any]
 T = TypeVar("T")
+MOST_SHOWN = 4
+"""Results of an answer that a notebook shows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +67,8 @@ class Checks:
 
 
 @dataclass(frozen=True, eq=False)
-class Analysis:
-    """All that was asked about one sequence of n tokens, without padding."""
+class Analysis(Shown):
+    """All that was asked about one sequence of n tokens, without padding. In a notebook it shows itself."""
 
     tokens: tuple[str, ...] | None
     token_ids: tuple[int, ...] | None
@@ -211,6 +215,11 @@ class Answer(Sequence[T], Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         return iter(self.results)
+
+    def _repr_html_(self) -> str | None:
+        """In a notebook: the first results that show themselves."""
+        shown = [each._repr_html_() for each in self.results[:MOST_SHOWN] if isinstance(each, Shown) and each.attention]
+        return "".join(shown) or None
 
 
 def build(kind: type[T], given: Fields, **changed: object) -> T:
