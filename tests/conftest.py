@@ -10,6 +10,9 @@ import torch
 import kqv
 from kqv.store import DEFAULT_STORE, find
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its kernels then run anywhere, in NumPy
+
 hypothesis.settings.register_profile("kqv", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("kqv")
 

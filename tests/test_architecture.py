@@ -29,7 +29,8 @@ LAYERS = (
     ("kqv.network",),
     ("kqv.transformer",),
     ("kqv.attention.packed", "kqv.attention.multi_head"),
-    ("kqv.native.attention",),
+    ("kqv.native.attention", "kqv.gpu", "kqv.gpu.*"),
+    ("kqv.attention.lowering",),
     ("kqv.attention.maps",),
     ("kqv.attention.sight", "kqv.attention.call"),
     ("kqv.attention", "kqv.attention.attend"),
@@ -50,7 +51,7 @@ LAYERS = (
 
 # All that the engine may need, so that it runs in a notebook or on a GPU machine without the server.
 ENGINE_NEEDS = {"torch", "numpy", "safetensors", "tokenizers", "jaxtyping", "filelock", "gguf", "lazy_loader"}
-OPTIONAL = {"kqv.huggingface": {"transformers"}, "kqv.show": {"matplotlib"}}
+OPTIONAL = {"kqv.huggingface": {"transformers"}, "kqv.show": {"matplotlib"}, "kqv.gpu": {"triton"}}
 """What a package needs beyond that, which is imported only where a model calls for it."""
 STANDARD_LIBRARY = sys.stdlib_module_names - {"asyncio", "http"}
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb"}

@@ -1,9 +1,11 @@
-"""Programs that some tests need, which pip can't install."""
+"""What some tests need, and can do nothing without: programs that pip can't install, and packages that not every machine has."""
 
 import os
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -15,11 +17,20 @@ def tool(name: str) -> str:
     """The program; without it the test is skipped, or fails where KQV_REQUIRE_TOOLS is set, as in continuous integration."""
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin:/sbin")
     if found is None:
-        missing = f"needs {name}: apt-get install {PACKAGES[name]}"
-        if os.environ.get("KQV_REQUIRE_TOOLS"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+        do_without(f"needs {name}: apt-get install {PACKAGES[name]}")
     return found
+
+
+def package(name: str) -> None:
+    """Without the Python package the test is skipped, or fails likewise."""
+    if find_spec(name) is None:
+        do_without(f"needs {name}: pip install {name}, where there is one for this machine")
+
+
+def do_without(missing: str) -> NoReturn:
+    if os.environ.get("KQV_REQUIRE_TOOLS"):
+        pytest.fail(missing)
+    pytest.skip(missing)
 
 
 def promtool(*arguments: str | Path, given: bytes = b"") -> str:

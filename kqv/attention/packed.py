@@ -1,6 +1,6 @@
-"""Attention over a packed batch, by the fastest form that does it here: the C part, torch's fused kernel, or plain torch."""
+"""Attention over a packed batch, by the fastest form that does it here: the C part, the GPU's kernel, torch's, or plain torch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -10,9 +10,12 @@ from torch import Tensor
 
 from kqv.attention.call import AttentionCall
 from kqv.attention.fused import fused
+from kqv.attention.lowering import Attended
+from kqv.attention.masks import Causal, Everything
 from kqv.attention.relations import Tokens
 from kqv.attention.result import AttentionResult
 from kqv.attention.streaming import Streamed, streaming
+from kqv.gpu import attention as gpu
 from kqv.native import attention as native
 
 
@@ -23,11 +26,25 @@ class Observed(NamedTuple):
     quantities: Float[Tensor, "P H N"]
 
 
+def in_one_call(call: AttentionCall) -> Callable[..., Attended] | None:
+    """What does the whole batch at once, with statistics where they are asked for; nothing does every call on every machine."""
+    if native.serves(call):
+        return native.attend
+    return gpu.attend if gpu.serves(call) else None
+
+
 def attend_packed(call: AttentionCall) -> Float[Tensor, "N H D"]:
     """The outputs alone."""
-    if call.own is None and native.serves(call):
-        return native.attend(call).output
+    attend = in_one_call(call)
+    if call.own is None and attend is not None and not (call.q.is_cuda and plain(call)):
+        return attend(call).output
     return join(call, [sequence.by(call.variant(index) or fused) for index, sequence in enumerate(call.sequences())])
+
+
+def plain(call: AttentionCall) -> bool:
+    """Whether it is what the makers of GPUs write their own kernels for: one sequence, whole or looking back."""
+    whole = isinstance(call.mask, Everything) or (isinstance(call.mask, Causal) and call.queries.lengths == call.key_lengths)
+    return len(call.keys) == 1 and whole and call.bias is None
 
 
 def observe_packed(call: AttentionCall, tokens: Sequence[Tokens], top_k: Sequence[int]) -> Observed:
@@ -35,8 +52,9 @@ def observe_packed(call: AttentionCall, tokens: Sequence[Tokens], top_k: Sequenc
 
     By the softmax over all keys that the mask leaves, whatever the layer's own attention is.
     """
-    if native.serves(call):
-        output, quantities = native.attend(call, tokens, top_k)
+    attend = in_one_call(call)
+    if attend is not None:
+        output, quantities = attend(call, tokens, top_k)
         assert quantities is not None
         return Observed(output, quantities)
     streams = []

@@ -11,17 +11,12 @@ from torch.nn.functional import pad
 
 from kqv.attention.biases import Bias, added
 from kqv.attention.call import AttentionCall, Limits, SequenceAttention, stretches
-from kqv.attention.maps import RemadeMaps
+from kqv.attention.lowering import MARGIN, TOP, Attended, biased, side_by_side, sum_more
 from kqv.attention.masks import Everything, visible
 from kqv.attention.relations import Tokens
 from kqv.attention.statistics import QUANTITIES
 from kqv.native.library import library
 from kqv.native.structures import WIDEST, address, fields
-
-TOP = 8
-"""The most weights whose sum is kept."""
-MARGIN = 16
-"""Numbers that may be read past the end of a table, and don't matter."""
 
 
 class CSequence(ctypes.Structure):
@@ -43,13 +38,6 @@ class CCall(ctypes.Structure):
 def serves(call: AttentionCall) -> bool:
     """Whether the C part can do this call, and is there."""
     return call.q.device.type == "cpu" and call.q.dtype == torch.float32 and call.q.shape[-1] <= WIDEST and library() is not None
-
-
-class Attended(NamedTuple):
-    """The heads' outputs, and where asked for what is known of each query."""
-
-    output: Float[Tensor, "N H D"]
-    quantities: Float[Tensor, "P H N"] | None
 
 
 def attend(call: AttentionCall, tokens: Sequence[Tokens] = (), top_k: Sequence[int] = ()) -> Attended:
@@ -98,14 +86,6 @@ def attend(call: AttentionCall, tokens: Sequence[Tokens] = (), top_k: Sequence[i
     return Attended(output, quantities)
 
 
-def side_by_side(tensors: Sequence[Float[Tensor, "_ G D"]]) -> tuple[Sequence[Float[Tensor, "_ G D"]], int]:
-    """The tensors with each token's heads in one piece, and how far it is from one token to the next, the same in all."""
-    strides = {tensor.stride(0) for tensor in tensors if len(tensor) > 1} or {tensors[0].stride(0)}
-    if len(strides) == 1 and all(tensor.stride()[1:] == (tensor.shape[2], 1) for tensor in tensors):
-        return tensors, strides.pop()
-    return [tensor.contiguous() for tensor in tensors], tensors[0].shape[1] * tensors[0].shape[2]
-
-
 class Added(NamedTuple):
     """One sequence's biases, −inf where masked, keys before queries."""
 
@@ -130,34 +110,3 @@ def tabulated(sequence: SequenceAttention, bias: Bias | None) -> Added:
     table = torch.zeros(()) if bias is None else added(bias, shape, sequence.q.device)
     table = torch.where(seen, table, -torch.inf)[0].mT
     return Added(pad(table.flatten().float(), (0, MARGIN)), table[0].numel() if len(table) > 1 else 0)
-
-
-class Offsets(NamedTuple):
-    """A bias that is told from how far a key is from the query."""
-
-    numbers: Float[Tensor, "H length"] | None
-    length: int = 0
-    zero: int = 0
-    """Where the query itself stands; a key before it stands after."""
-
-
-def biased(call: AttentionCall) -> Offsets:
-    """The bias of every head at every distance there is."""
-    if call.bias is None or not call.bias.relative:
-        return Offsets(None)
-    zero = max(map(len, call.keys)) - 1
-    head, batch = torch.arange(call.q.shape[1])[:, None], torch.zeros(1, dtype=torch.long)
-    behind = torch.arange(-zero, zero + 1 + MARGIN)
-    table = call.bias(batch, head, behind, torch.zeros_like(behind)).float().contiguous()
-    return Offsets(table, len(behind), zero)
-
-
-def sum_more(call: AttentionCall, quantities: Float[Tensor, "P H N"], top_k: Sequence[int]) -> None:
-    """Sum more of the largest weights than the C part keeps, from the map, a block of queries at a time."""
-    totals = call.queries.split(quantities[QUANTITIES.index("logsumexp")].mT)
-    sums = call.queries.split(quantities[QUANTITIES.index("top_k_mass")].mT)
-    for sequence, logsumexp, mass, k in zip(call.sequences(), totals, sums, top_k, strict=True):
-        if k > TOP:
-            heads, queries, keys = range(sequence.q.shape[1]), slice(0, len(mass)), slice(0, sequence.k.shape[2])
-            for rows, weights in RemadeMaps(sequence, logsumexp.mT).blocks(heads, queries, keys):
-                mass[rows] = weights.topk(min(k, weights.shape[-1]), dim=-1).values.sum(-1).mT

@@ -5,31 +5,19 @@ from typing import Any
 
 import pytest
 import torch
+from calls import HALF, assert_same, known, make_call, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from kqv.attention.biases import Bias, Linear, Relative, Tabulated, alibi_slopes
-from kqv.attention.call import AttentionCall, OutputProjection
-from kqv.attention.dense import dense
+from kqv.attention.biases import Linear, Relative, Tabulated, alibi_slopes
+from kqv.attention.call import OutputProjection
 from kqv.attention.masks import Causal, Everything, Mask, Table, Window
 from kqv.attention.packed import observe_packed
-from kqv.attention.relations import Tokens
 from kqv.attention.sight import look, look_along
-from kqv.attention.statistics import QUANTITIES, Statistics, gather, quantities_of_weights
+from kqv.attention.statistics import QUANTITIES, Statistics, gather
 from kqv.attention.streaming import streaming
 from kqv.native import attention as native
 from kqv.native.library import library
-from kqv.packing import Packing
-
-CPU = torch.device("cpu")
-# float32 keeps 2^-24 of a score, here up to 30, and of sums of up to 700 terms; measured, it comes to a third of these.
-OUTPUT = {"rtol": 1e-5, "atol": 1e-5}
-TOLERANCE = {name: {"rtol": 1e-5, "atol": 2e-6} for name in QUANTITIES} | {
-    "entropy": {"rtol": 0, "atol": 2e-5},
-    "logsumexp": {"rtol": 1e-6, "atol": 1e-5},
-}
-HALF = {name: {"rtol": 2e-3, "atol": 2e-3} for name in QUANTITIES}
 
 
 def is_built() -> bool:
@@ -37,54 +25,6 @@ def is_built() -> bool:
 
 
 needs_native = pytest.mark.skipif("not is_built()", reason="there is no C compiler here")
-
-
-def known(queries: int, keys: int, *, same: bool = True) -> Tokens:
-    """Tokens of a small vocabulary, so that many come again; one in seven is special."""
-    ids = torch.randint(0, 11, (keys,))
-    return Tokens(queries, keys, CPU, same, ids if same else None, ids % 7 == 3)
-
-
-def reference(call: AttentionCall, tokens: list[Tokens], top_k: list[int]) -> tuple[Tensor, Tensor]:
-    """Output and quantities from the whole map, in float64."""
-    outputs, planes = [], []
-    for sequence, facts, k in zip(call.sequences(), tokens, top_k, strict=True):
-        options = {"mask": sequence.mask, "bias": sequence.bias, "scale": sequence.scale}
-        result = dense(sequence.q.double(), sequence.k.double(), sequence.v.double(), **options).entry(0)
-        outputs.append(result.output.transpose(0, 1))
-        quantities = quantities_of_weights(result.weights, result.visible, facts, k)
-        quantities[0] = result.logsumexp
-        planes.append(quantities)
-    return torch.cat(outputs), torch.cat(planes, dim=-1)
-
-
-def make_call(
-    lengths: list[tuple[int, int]],
-    mask: Mask,
-    bias: Bias | None = None,
-    *,
-    heads: int = 6,
-    key_heads: int = 3,
-    width: int = 16,
-    sharpness: float = 2.0,
-    group: Any = "decoder",
-    dtype: torch.dtype = torch.float32,
-) -> AttentionCall:
-    """Random queries, keys and values for so many queries and keys a sequence; rows are parts of wider ones, as in a model."""
-    queries = Packing(tuple(asking for asking, _ in lengths))
-    there = [seen for _, seen in lengths]
-    q = torch.randn(queries.tokens, (heads + 2) * width)[:, : heads * width].unflatten(-1, (heads, width)) * sharpness
-    k, v = (torch.randn(sum(there), key_heads * width + 5)[:, 5:].unflatten(-1, (key_heads, width)) for _ in "kv")
-    keys, values = (tuple(tensor.to(dtype).split(there)) for tensor in (k, v))
-    projection = OutputProjection(torch.randn(7, heads * width), heads)
-    return AttentionCall(group, 0, q.to(dtype), queries, keys, values, projection, mask, bias, width**-0.5)
-
-
-def assert_same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], tolerance: Any = TOLERANCE) -> None:
-    torch.testing.assert_close(found[0].double(), expected[0], **(OUTPUT if tolerance is TOLERANCE else HALF["entropy"]))
-    for name, plane, wanted in zip(QUANTITIES, found[1].double(), expected[1], strict=True):
-        torch.testing.assert_close(plane, wanted, **tolerance[name], msg=lambda message, name=name: f"{name}: {message}")
-    assert (found[1][QUANTITIES.index("entropy")] >= 0).all()
 
 
 SAME = [(1, 1), (7, 7), (130, 130), (1, 300), (65, 129)]
