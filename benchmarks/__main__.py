@@ -5,7 +5,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from benchmarks import analysis, attention, balancer, broken, decoding, overload, readiness, request, service, soak, variants
+from benchmarks import (
+    analysis,
+    attention,
+    balancer,
+    broken,
+    decoding,
+    lens,
+    memory,
+    overload,
+    readiness,
+    request,
+    service,
+    soak,
+    variants,
+)
 
 
 class Benchmark(NamedTuple):
@@ -23,6 +37,8 @@ BENCHMARKS = {
     "request": Benchmark(request.run),
     "readiness": Benchmark(readiness.run),
     "variants": Benchmark(variants.run),
+    "memory": Benchmark(memory.run),
+    "lens": Benchmark(lens.run),
     "service": Benchmark(service.compare, partial(service.compare, rounds=1, seconds=1, levels=(4,))),
     "service-full": Benchmark(service.compare_full, partial(service.compare_full, rounds=1, seconds=1, levels=(1,))),
     "overload": Benchmark(overload.run, partial(overload.run, seconds=8, best_seconds=3, max_waiting_tokens=2048)),

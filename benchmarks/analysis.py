@@ -13,8 +13,10 @@ from service.load import sentences
 BATCHES = {
     "one sentence": (["The cat sat on the mat."], 20),
     "32 mixed sentences": (sentences(32, 4, 28), 2),
-    "4 texts of 512 tokens": (sentences(4, 450, 450), 1),
+    "8 texts of 512 tokens": (sentences(8, 450, 450), 1),
 }
+LONG = 2048
+"""Tokens of the decoder's text."""
 
 
 def run() -> None:
@@ -35,6 +37,31 @@ def run() -> None:
             "transformers eager, entropy": partial(entropies, eager, inputs),
         }
         side_by_side(f"MiniLM, {title}", rivals, rounds=5, repeats=repeats)
+    run_decoder()
+
+
+def run_decoder() -> None:
+    """SmolLM2 and one long text: the plain pass and all diagnostics; transformers', and what the same figures cost there."""
+    model, ids = kqv.load("smollm2"), torch.randint(20000, (1, LONG))
+    config = transformers.LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+    )
+    eager, sdpa = (transformers.LlamaModel._from_config(config, attn_implementation=kind).eval() for kind in ("eager", "sdpa"))
+    inputs = transformers.BatchEncoding({"input_ids": ids, "use_cache": False})
+    sequences = [model.read(ids[0].tolist())]
+    rivals = {
+        "kqv forward": partial(model.forward, sequences),
+        "kqv diagnostics": partial(analyze, model, sequences, kqv.Selection(weights="none", outputs=())),
+        "transformers sdpa": partial(plain, sdpa, inputs),
+        "transformers eager, entropy and maximum": partial(entropies_and_maxima, eager, inputs),
+    }
+    side_by_side(f"SmolLM2, {LONG} tokens; transformers' of its shape", rivals, rounds=3)
 
 
 def analyze(model: kqv.Model, sequences: list[kqv.TokenSequence], selection: kqv.Selection) -> list[kqv.Analysis]:
@@ -42,7 +69,7 @@ def analyze(model: kqv.Model, sequences: list[kqv.TokenSequence], selection: kqv
 
 
 @torch.inference_mode()
-def plain(model: transformers.BertModel, inputs: transformers.BatchEncoding, **options: bool) -> object:
+def plain(model: transformers.PreTrainedModel, inputs: transformers.BatchEncoding, **options: bool) -> object:
     return model(**inputs, **options)
 
 
@@ -50,3 +77,10 @@ def plain(model: transformers.BertModel, inputs: transformers.BatchEncoding, **o
 def entropies(model: transformers.BertModel, inputs: transformers.BatchEncoding) -> list[torch.Tensor]:
     """The entropy of every head, as one computes it from the weights; padded rows not even left out."""
     return [torch.special.entr(weights).sum(-1).mean(-1) for weights in model(**inputs, output_attentions=True).attentions]
+
+
+@torch.inference_mode()
+def entropies_and_maxima(model: transformers.PreTrainedModel, inputs: transformers.BatchEncoding) -> list[torch.Tensor]:
+    """Two of the figures of every head."""
+    maps = model(**inputs, output_attentions=True).attentions
+    return [torch.stack([torch.special.entr(weights).sum(-1).mean(-1), weights.amax(-1).mean(-1)]) for weights in maps]

@@ -26,6 +26,10 @@ def sinusoidal(context: int, d_model: int) -> Float[Tensor, "context d_model"]:
     return table.to(torch.get_default_dtype())
 
 
+ROWS = 1024
+"""Tokens that are turned at once."""
+
+
 @dataclass(frozen=True, eq=False)
 class Rotation:
     """Rotary positions (Su et al., 2021) of N packed tokens: the i-th and the (i + D/2)-th number of a head turn as a pair."""
@@ -33,13 +37,12 @@ class Rotation:
     cos: Float[Tensor, "N D"]
     sin: Float[Tensor, "N D"]
 
-    def __call__(self, x: Float[Tensor, "N H D"]) -> Float[Tensor, "N H D"]:
-        """Turn each token's heads by its own angles."""
-        turned = x * self.cos[:, None]
-        (first, second), (sin, also_sin) = (tensor.chunk(2, dim=-1) for tensor in (x, self.sin[:, None]))
-        for half, other, by, sign in zip(turned.chunk(2, dim=-1), (second, first), (sin, also_sin), (-1, 1), strict=True):
-            half.addcmul_(other, by, value=sign)
-        return turned
+    def turn(self, x: Float[Tensor, "N H D"]) -> None:
+        """Turn each token's heads by its own angles, in place, some tokens at a time: no tensor as large is needed beside them."""
+        for part, cos, sin in zip(x.split(ROWS), self.cos.split(ROWS), self.sin.split(ROWS), strict=True):
+            first, second = part.chunk(2, dim=-1)
+            turned = torch.cat((-second, first), dim=-1).mul_(sin[:, None])
+            part.mul_(cos[:, None]).add_(turned)
 
 
 def rotation(config: ModelConfig, positions: Int[Tensor, " N"], dtype: torch.dtype) -> Rotation:

@@ -104,7 +104,8 @@ class Attention(nn.Module):
         q, k, v = (heads.unflatten(-1, (-1, self.d_head)) for heads in self.in_projection(x).split(self.widths, dim=-1))
         q, k = self.query_norm(q), self.key_norm(k)
         if run.rotation is not None:
-            q, k = run.rotation(q), run.rotation(k)
+            run.rotation.turn(q)
+            run.rotation.turn(k)
         return q, *self.remember(run.packing.split(k), run.packing.split(v), run.caches)
 
     def look_globally(self, x: Float[Tensor, "N W"], packing: Packing) -> Callable[[], tuple[GlobalHeads, ...]] | None:
