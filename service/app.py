@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Mount
@@ -16,13 +17,14 @@ from starlette.staticfiles import StaticFiles
 
 from service.auth import Admit, Keys, describe_keys
 from service.batching import Batcher, Limits, Watcher
+from service.dependencies import get_caller
 from service.embed_tokens import EmbedTokens
 from service.errors import add_handlers
 from service.examples import add_examples
 from service.heads import Heads
 from service.logs import log_request
 from service.metrics import Metrics
-from service.middleware import Bound, Observe, Shield
+from service.middleware import Bound, Door, Observe, Shield
 from service.models import Models
 from service.openapi import describe
 from service.queue import Size
@@ -98,6 +100,7 @@ def make_service(settings: Settings, served: Models) -> Service:
 def add_middleware(app: FastAPI, service: Service, tracing: Tracing | None) -> None:
     """What surrounds the routes, from the inside out."""
     settings = service.settings
+    app.add_middleware(Door, check_room=service.batcher.check_room, routes=waiting_routes())
     if service.keys.required:
         app.add_middleware(Admit, keys=service.keys, tokens=service.embed_tokens, settings=settings, assets=assets(app))
     app.add_middleware(Bound, settings=settings)
@@ -112,6 +115,12 @@ def add_middleware(app: FastAPI, service: Service, tracing: Tracing | None) -> N
         )
     observers = (log_request, service.metrics.observe)
     app.add_middleware(Observe, observers=(*observers, tracing.observe) if tracing else observers)
+
+
+def waiting_routes() -> list[APIRoute]:
+    """Those whose requests wait for the device."""
+    routes = [route for module in MODULES for route in module.router.routes if isinstance(route, APIRoute)]
+    return [route for route in routes if any(each.call is get_caller for each in route.dependant.dependencies)]
 
 
 def assets(app: FastAPI) -> frozenset[str]:

@@ -92,6 +92,8 @@ class Batcher:
         self._closing = False
         self._waking = False
         self._tokens_per_s = 0.0
+        self._usual_tokens = 0.0
+        """Of a request, over the last ten or so; none counts for more than a batch."""
 
     def start(self) -> None:
         """Begin to work."""
@@ -119,6 +121,11 @@ class Batcher:
         """Whether nothing will ever run here again."""
         return self._workers.failure is not None
 
+    def check_room(self) -> None:
+        """Raise `OverloadedError` where a request of the usual size would find no room: so nobody need read it to say so."""
+        with self._workers.lock:
+            self._refuse_beyond(self._usual_tokens, 1)
+
     def submit(self, work: Work, jobs: Sequence[Any], sizes: Sequence[Size]) -> list[asyncio.Future[Done]]:
         """Queue all of a request's jobs, or none of them; returns their results' futures. To cancel one frees its place.
 
@@ -138,14 +145,20 @@ class Batcher:
             raise UnavailableError("this replica is about to stop", retry_after_s=1)
         if self.broken:
             raise failed_device()
-        queued, more = self._queue.size.tokens, total(each.size for each in waiting).tokens
-        fits = queued + more <= self._limits.waiting_tokens and len(self._queue) + len(waiting) <= self._limits.waiting_jobs
-        if self._queue and not fits:
-            raise OverloadedError(f"{queued} tokens wait for the device already", self._seconds_for(queued))
+        tokens = total(each.size for each in waiting).tokens
+        self._usual_tokens += 0.1 * (min(tokens, self._limits.batch.tokens) - self._usual_tokens)
+        self._refuse_beyond(tokens, len(waiting))
         self._queue.put(waiting)
         if not self._waking:
             self._waking = True
             self._loop.call_soon(self._wake)
+
+    def _refuse_beyond(self, tokens: float, jobs: int) -> None:
+        """Raise `OverloadedError` where so much more is too much. The lock is held."""
+        queued = self._queue.size.tokens
+        fits = queued + tokens <= self._limits.waiting_tokens and len(self._queue) + jobs <= self._limits.waiting_jobs
+        if self._queue and not fits:
+            raise OverloadedError(f"{queued} tokens wait for the device already", self._seconds_for(queued))
 
     def _wake(self) -> None:
         """Now that all who came together are in the queue: a worker that had woken at the first would have run it alone."""

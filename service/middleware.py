@@ -1,18 +1,19 @@
 """Around every request: what is noted of it, what is refused before any route sees it, and an opaque answer where all else fails.
 
 From the outside in: `Observe` gives it an id and tells how it went; CORS (starlette's); `Shield` answers what nobody else did;
-`Bound` limits headers and bodies; `auth.Admit` asks for a key. All are plain ASGI: starlette's BaseHTTPMiddleware hides a client
-that hangs up.
+`Bound` limits headers and bodies; `auth.Admit` asks for a key; `Door` is shut while the queue is full. All are plain ASGI:
+starlette's BaseHTTPMiddleware hides a client that hangs up.
 """
 
 import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import uuid4
 
 from starlette.datastructures import Headers
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import (
@@ -192,6 +193,27 @@ class Bound:
             await self.app(scope, body.receive, send)
         finally:
             self.held_bytes -= body.held
+
+
+class Door:
+    """Refuses what the device has no room for before it is read: a crowd costs little then, and is told soon."""
+
+    def __init__(self, app: ASGIApp, check_room: Callable[[], None], routes: Sequence[Route]) -> None:
+        """`check_room` raises where there is none, for requests to these routes."""
+        self.app = app
+        self.check_room = check_room
+        self.routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            try:
+                self.check_room()
+            except OverloadedError:
+                for route in self.routes:
+                    if route.path_regex.match(scope["path"]):
+                        scope["route"] = route  # by which metrics and the log call it
+                        raise
+        await self.app(scope, receive, send)
 
 
 def check_headers(headers: list[tuple[bytes, bytes]], settings: Settings) -> None:

@@ -453,6 +453,8 @@ async def test_full_queue_refuses_a_request_whole(device: Device) -> None:
         kept += submit(batcher, device, ["d", "e"], [2, 2])
         with pytest.raises(OverloadedError):
             submit(batcher, device, ["f"], [0])  # the tokens would fit, but it is one job too many
+        with pytest.raises(OverloadedError):
+            batcher.check_room()
         device.free.set()
         await asyncio.gather(*kept)
         assert device.batches == [["a", "d", "e"]]
