@@ -74,14 +74,15 @@ def create_app(settings: Settings, served: Models, tracing: Tracing | None = Non
         service.metrics.expect(module.router.routes)
     dashboard.mount(app)
     add_middleware(app, service, tracing)
-    app.openapi = partial(describe_app, app, frozenset(settings.public_paths))  # type: ignore[method-assign]
+    app.openapi = partial(describe_app, app, service)  # type: ignore[method-assign]
     return app
 
 
-def describe_app(app: FastAPI, public: frozenset[str]) -> dict[str, Any]:
-    """The OpenAPI document."""
+def describe_app(app: FastAPI, service: Service) -> dict[str, Any]:
+    """The OpenAPI document: it asks for a key where this server does."""
     document = describe(app)
-    describe_keys(document, public)
+    if service.keys.required:
+        describe_keys(document, frozenset(service.settings.public_paths))
     add_examples(document)
     return document
 

@@ -190,7 +190,7 @@ def presented(headers: Headers) -> str | None:
     return key.strip() if scheme.lower() == "bearer" else None
 
 
-SCHEME = {"type": "http", "scheme": "bearer", "description": "An API key, where the server has some."}
+SCHEME = {"type": "http", "scheme": "bearer", "description": "An API key."}
 REFUSALS = {"401": "Unauthorized", "403": "Forbidden", "429": "Too many requests"}
 
 

@@ -309,3 +309,12 @@ def test_openapi_says_what_needs_a_key(guarded: httpx.Client) -> None:
     for path, methods in document["paths"].items():
         for operation in methods.values():
             assert ("security" in operation) == ("401" in operation["responses"]) == (path not in PUBLIC), path
+
+
+def test_openapi_asks_for_no_key_where_none_is_set(model: kqv.Model) -> None:
+    document = make_app(model).openapi()
+    assert "securitySchemes" not in document["components"]
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            assert not {"401", "403"} & operation["responses"].keys()
+            assert "security" not in operation

@@ -17,7 +17,7 @@ from service.oip import answers as oip
 
 @pytest.fixture(scope="module")
 def document(model: kqv.Model) -> dict[str, Any]:
-    return make_app(model).openapi()
+    return make_app(model, api_keys="web:a-key-of-16-or-more").openapi()
 
 
 def operations(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
