@@ -136,7 +136,9 @@ def name_of(dtype: torch.dtype) -> str:
 def to_array(tensor: Tensor) -> Array:
     """In the machine's memory, in order, in a type that numpy has."""
     half = tensor.dtype in (torch.float16, torch.bfloat16)
-    return np.ascontiguousarray(tensor.to("cpu", torch.float32 if half else tensor.dtype).numpy())
+    if half or tensor.device.type != "cpu":
+        tensor = tensor.to("cpu", torch.float32 if half else tensor.dtype)
+    return np.ascontiguousarray(tensor.numpy())
 
 
 def memory_of(array: Array) -> memoryview:
