@@ -146,6 +146,30 @@ class AnalyzeAnswer(Answer):
     timing: Timing
 
 
+class Row(Answer):
+    """A figure of one head."""
+
+    sequence: int
+    """Its place in the request."""
+    group: Group
+    layer: int
+    head: int
+    measure: str
+    """Id of the diagnostic."""
+    value: Figure
+    """Null where it is undefined."""
+
+
+class RowsAnswer(Answer):
+    """A row for each sequence, measure, layer and head, in this order."""
+
+    model: str
+    """Id of the model that answered."""
+    rows: list[Row]
+    usage: Usage
+    timing: Timing
+
+
 class GeneratedText(Answer):
     """What was written for one sequence."""
 

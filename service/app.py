@@ -28,7 +28,20 @@ from service.middleware import Bound, Door, Observe, Shield
 from service.models import Models
 from service.openapi import describe
 from service.queue import Size
-from service.routes import analyze, attend, dashboard, embed_tokens, embeddings, generate, health, metrics, models, oip, tokenize
+from service.routes import (
+    analyze,
+    attend,
+    dashboard,
+    diagnostics,
+    embed_tokens,
+    embeddings,
+    generate,
+    health,
+    metrics,
+    models,
+    oip,
+    tokenize,
+)
 from service.settings import Settings
 from service.state import Answers, Service
 from service.threads import make_executor
@@ -50,7 +63,7 @@ TAGS = [
 ]
 
 
-MODULES = (analyze, attend, generate, tokenize, models, embeddings, embed_tokens, oip, health, metrics, dashboard)
+MODULES = (analyze, diagnostics, attend, generate, tokenize, models, embeddings, embed_tokens, oip, health, metrics, dashboard)
 CORS_HEADERS = ("Authorization", "Content-Type", "X-Request-Id", "X-Request-Timeout-Ms", "Traceparent", "Tracestate")
 CORS_EXPOSED = ("X-Request-Id", "Server-Timing", "Retry-After", "Inference-Header-Content-Length")
 

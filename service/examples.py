@@ -70,6 +70,12 @@ ANSWERS: dict[str, Any] = {
         "usage": USAGE,
         "timing": TIMING,
     },
+    "list_diagnostics": {
+        "model": "minilm",
+        "rows": [{"sequence": 0, "group": "encoder", "layer": 0, "head": 2, "measure": "previous", "value": 0.9999}],
+        "usage": USAGE,
+        "timing": TIMING,
+    },
     "attend": {
         "scores": [[[1.0, 0.0], [0.0, 1.0]]],
         "scaled_scores": [[[0.7071, None], [0.0, 0.7071]]],

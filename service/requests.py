@@ -111,6 +111,29 @@ class AnalyzeRequest(Wire):
     """How JSON has the answer's tensors: as nested lists, or as objects with dtype, shape and base64 data."""
 
 
+class RowsRequest(Wire):
+    """Sequences, and what to measure of a model's heads while it reads them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"input": "The cat sat on the mat.", "layers": [0], "diagnostics": ["entropy", "previous"]}]
+        }
+    )
+
+    model: ModelId | None = None
+    """Id of the model; the server's default without it."""
+    input: Input
+    """One sequence or a list of them: texts, lists of token ids, or objects."""
+    layers: Items[int] | None = None
+    """Layers to report, negative ones counted from the end; all without it."""
+    heads: Items[int] | None = None
+    """Heads to report, likewise."""
+    diagnostics: Diagnostics = "all"
+    """Ids of the measures wanted, all but `similarity`; "all" is all but those by name only."""
+    truncate: Truncate = "error"
+    """What happens to a sequence longer than the model's context: refused, or cut at that end."""
+
+
 Stop = Annotated[str, Field(max_length=256)]
 
 

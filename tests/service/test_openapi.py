@@ -28,6 +28,7 @@ def test_routes_are_those_of_the_contract(document: dict[str, Any]) -> None:
     assert {name for name, _ in operations(document)} == {
         "post /v1/analyze",
         "post /v1/attend",
+        "post /v1/diagnostics",
         "post /v1/generate",
         "post /v1/tokenize",
         "get /v1/models",
@@ -65,6 +66,7 @@ def test_every_field_of_a_request_is_described(document: dict[str, Any]) -> None
         "TokenizeRequest",
         "SequenceObject",
         "EmbedTokenRequest",
+        "RowsRequest",
         "EmbedScope",
         "EncodedTensor",
         "EncodedMatrix",
