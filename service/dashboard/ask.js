@@ -115,7 +115,7 @@ const describeModel = ({ architecture, layers, heads, context, parameters }) =>
  * @returns {HTMLElement}
  */
 function makeButtons(session) {
-  const analyze = make("button", { type: "submit", class: "primary" }, "Look");
+  const analyze = make("button", { type: "submit", class: "primary" }, "Analyze");
   const cancel = make("button", { type: "button", class: "secondary", onclick: () => session.cancel() }, "Cancel");
   session.store.follow(["busy"], ({ busy }) => {
     cancel.hidden = busy === "idle";

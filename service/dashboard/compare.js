@@ -23,6 +23,7 @@ export function makeCompare(api, models, session) {
   const [a, b] = [new Side("A", api, models, true), new Side("B", api, models, false)];
   link(a.session, b.session);
   link(b.session, a.session);
+  b.session.store.follow(["analysis"], () => b.session.store.set({ locked: a.session.store.state.locked }));
   const begin = () => {
     const { analysis, group, layer, head } = session.store.state;
     const { model, text } = analysis?.recipe ?? { model: models[0].id, text: "" };

@@ -8,6 +8,7 @@ import { makeRamp, makeScales } from "./overview.js";
 import { partOf } from "./part.js";
 import { makeRow } from "./row.js";
 import { makeTable } from "./table.js";
+import { makeTaking } from "./taking.js";
 import "./tokens.js";
 
 /** @typedef {import("./session.js").Session} Session */
@@ -44,6 +45,7 @@ export function makeHead(session) {
     make("div", { class: "head-tools" }, makeScales(session), makeRamp({ low: 0, high: 1 }), makeHiding(session)),
     makeStrips(session),
     makeRow(session),
+    makeTaking(session),
   );
 }
 

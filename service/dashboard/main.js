@@ -4,11 +4,14 @@ import { Api } from "./api.js";
 import { makeAsk } from "./ask.js";
 import { makeCompare } from "./compare.js";
 import { fill, make } from "./dom.js";
+import { makeGenerate } from "./generate.js";
 import { makeHead } from "./head.js";
 import { listenToKeys } from "./keys.js";
+import { makeLive } from "./live.js";
 import { makeNotice } from "./notice.js";
 import { makeOverview } from "./overview.js";
 import { makePages } from "./pages.js";
+import { fromFragment } from "./recipe.js";
 import { Session } from "./session.js";
 import { makeWorkshop } from "./workshop.js";
 
@@ -46,10 +49,32 @@ async function open() {
     { id: "look", name: "Look", make: () => makeLook(session) },
     { id: "compare", name: "Compare", make: () => makeCompare(api, models, session) },
     { id: "steps", name: "Step by step", make: () => makeWorkshop(session) },
+    { id: "generate", name: "Generate", make: () => makeGenerate(api, models) },
   ]);
-  turn("look");
   listenToKeys(session);
-  await session.analyze({ model: models[0].id, text: EXAMPLE });
+  fill(byId("strip"), makeLive(api));
+  const follow = () => show(turn, models[0].id);
+  addEventListener("hashchange", () => void follow());
+  await follow();
+}
+
+/**
+ * What the address says, or else the example.
+ * @param {(page: string) => void} turn
+ * @param {string} model
+ */
+async function show(turn, model) {
+  /** @type {import("./recipe.js").Shared} */
+  const example = { recipe: { model, text: EXAMPLE }, page: "look", view: {} };
+  try {
+    const { recipe, page, view } = (await fromFragment(location.hash)) ?? example;
+    turn(page);
+    await session.analyze(recipe, view);
+  } catch (error) {
+    turn("look");
+    await session.analyze(example.recipe);
+    session.store.set({ problem: error });
+  }
 }
 
 void open();

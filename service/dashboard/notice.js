@@ -2,6 +2,7 @@
 
 import { Problem } from "./api.js";
 import { fill, make, makeField } from "./dom.js";
+import { BrokenLinkError } from "./recipe.js";
 
 /** @typedef {import("./session.js").Session} Session */
 
@@ -24,8 +25,7 @@ export function makeNotice(session, onKey) {
  * @returns {HTMLElement}
  */
 export function describeProblem(problem, { onAgain, onKey }) {
-  const known =
-    problem instanceof Problem ? problem : new Problem({ title: "Something broke in this page", detail: String(problem) });
+  const known = asProblem(problem);
   const errors = known.errors.map(({ loc, msg }) => make("li", {}, make("code", {}, loc.join(".")), " ", msg));
   return make(
     "div",
@@ -37,6 +37,16 @@ export function describeProblem(problem, { onAgain, onKey }) {
     known.status !== 401 && onAgain && isWorthRepeating(known) && makeAgain(known, onAgain),
     known.requestId !== undefined && make("p", { class: "muted" }, `Request ${known.requestId}`),
   );
+}
+
+/**
+ * @param {unknown} problem
+ * @returns {Problem}
+ */
+function asProblem(problem) {
+  if (problem instanceof Problem) return problem;
+  if (problem instanceof BrokenLinkError) return new Problem({ title: "Broken link", detail: problem.message, status: 400 });
+  return new Problem({ title: "Something broke in this page", detail: String(problem), status: 400 });
 }
 
 /** @param {Problem} problem */

@@ -18,7 +18,7 @@ import { Tensor } from "./tensor.js";
  * @property {boolean} hasBias
  * @property {string[]} queries
  * @property {string[]} keys
- * @property {string} note
+ * @property {number | null} error largest difference from the weights that the model used
  */
 
 /**
@@ -47,8 +47,7 @@ export async function ofHead({ api, store, group }, signal) {
   const body = { q, k, v, mask, scale: fit.scale, ...bias, encoding: "base64" };
   const found = readWorkings(await api.ask("/v1/attend", body, signal), { scale: fit.scale, bias: fit.bias, head: 0 });
   const error = found.weights.values.reduce((most, value, index) => Math.max(most, Math.abs(value - weights.values[index])), 0);
-  const note = `From the head’s own Q, K and V: within ${error.toExponential(0)} of the weights that the model used.`;
-  return { ...found, title: `Head ${head} of layer ${layer}`, queries: group.queries, keys: group.keys, note };
+  return { ...found, title: `Head ${head} of layer ${layer}`, queries: group.queries, keys: group.keys, error };
 }
 
 /**
@@ -67,7 +66,7 @@ export async function ofTensors(api, body, signal) {
     const names = (/** @type {string} */ letter, /** @type {number} */ count) =>
       Array.from({ length: count }, (_, index) => `${letter}${index}`);
     const [queries, keys] = [names("q", found.q.shape[0]), names("k", found.k.shape[0])];
-    return { ...found, title: `Head ${head}`, queries, keys, note: "Computed by the service from your own numbers." };
+    return { ...found, title: `Head ${head}`, queries, keys, error: null };
   });
 }
 

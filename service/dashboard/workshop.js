@@ -3,6 +3,7 @@
 import { isAbort, Problem } from "./api.js";
 import { fill, make, makeChoice, makeField, makeSelect } from "./dom.js";
 import { describeProblem } from "./notice.js";
+import { short } from "./number.js";
 import { makeSteps } from "./steps.js";
 import { ofHead, ofTensors } from "./workings.js";
 
@@ -36,7 +37,7 @@ export function makeWorkshop(session) {
   const showHead = (/** @type {import("./workings.js").Workings[]} */ heads, /** @type {number} */ index) => {
     const names = heads.map((_, head) => /** @type {[string, string]} */ ([String(head), `Head ${head}`]));
     const pick = heads.length > 1 && makeChoice("Head", names, String(index), (head) => showHead(heads, Number(head)));
-    fill(note, heads.length === 1 && make("b", {}, heads[0].title, " "), heads[index].note, " ", pick);
+    fill(note, heads.length === 1 && make("b", {}, heads[0].title, " "), describe(heads[index]), " ", pick);
     fill(place, makeSteps(heads[index]));
   };
   const own = makeOwn(
@@ -100,4 +101,15 @@ function makeOwn(onBody, onProblem) {
     send();
   };
   return { element, offer };
+}
+
+/**
+ * Where the numbers come from.
+ * @param {import("./workings.js").Workings} workings
+ * @returns {string}
+ */
+function describe({ error }) {
+  if (error === null) return "Computed by the service from your own numbers.";
+  const closeness = error === 0 ? "exactly" : `within ${short(error)} of`;
+  return `Computed once more from the head’s own Q, K and V: ${closeness} the weights that the model used.`;
 }

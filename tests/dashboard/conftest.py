@@ -1,12 +1,12 @@
 """The dashboard in a browser: Debian's Chromium against the real server, and a watch on what the page asks for and complains of."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from browsing import Watched
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from serving import listening
 from tools import tool
 
@@ -39,37 +39,6 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
         yield browser
         browser.close()
-
-
-@dataclass
-class Watched:
-    """A page, and what it did."""
-
-    page: Page
-    url: str
-    requests: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-
-    def look_out(self) -> "Watched":
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", self.hear)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        return self
-
-    def hear(self, message: ConsoleMessage) -> None:
-        """Chromium itself complains of every answer that is an error, which tests provoke; the page may complain of nothing."""
-        if message.type == "error" and "/v1/" not in message.location["url"]:
-            self.complaints.append(message.text)
-
-    def open(self, path: str = "/") -> Page:
-        self.page.goto(self.url + path)
-        self.page.wait_for_selector("kqv-heads canvas")
-        return self.page
-
-    @property
-    def hosts(self) -> set[str]:
-        """Whom it asked anything."""
-        return {urlsplit(url).netloc for url in self.requests if not url.startswith(("data:", "blob:"))}
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import httpx
 import numpy as np
 import pytest
-from pixels import colors_of, pixels_of
+from browsing import colors_of, pixels_of
 from playwright.sync_api import Page, expect
 
 CAT = "The cat sat on the mat."
@@ -41,7 +41,7 @@ def test_a_map_has_the_colours_of_the_weights(page: Page, server: str, layer: in
 def test_a_longer_text_s_map_is_fetched_whole(page: Page, server: str) -> None:
     text = "the quick brown fox jumps over the lazy dog " * 5
     page.get_by_role("textbox", name="Text").fill(text)
-    page.get_by_role("button", name="Look", exact=True).click()
+    page.get_by_role("button", name="Analyze").click()
     expect(page.locator("kqv-map canvas")).to_have_attribute("width", "47")
     open_head(page, 1, 8)
     expected = colors_of(weights_of(server, 1, 8, text))
@@ -141,7 +141,7 @@ HOSTILE = "<script>window.taken = 1</script><img src=x onerror='window.taken = 2
 def test_markup_in_a_text_stays_text(page: Page, choose: Callable[[str], None]) -> None:
     choose("mini-gpt")
     page.get_by_role("textbox", name="Text").fill(HOSTILE)
-    page.get_by_role("button", name="Look", exact=True).click()
+    page.get_by_role("button", name="Analyze").click()
     page.wait_for_timeout(500)
     assert page.evaluate("window.taken") is None
     assert page.locator("main img, main script").count() == 0
@@ -155,7 +155,7 @@ def test_markup_in_a_token_stays_text(page: Page) -> None:
         route.fulfill(response=answer, body=json.dumps(told))  # type: ignore[attr-defined]
 
     page.route("**/v1/analyze", forge)
-    page.get_by_role("button", name="Look", exact=True).click()
+    page.get_by_role("button", name="Analyze").click()
     expect(page.locator(".token", has_text="onerror")).to_be_visible()
     assert page.evaluate("window.taken") is None
     assert page.locator("main img, main script").count() == 0

@@ -1,0 +1,98 @@
+/** What one can take along from a head: a link, the question, the picture, the numbers. */
+
+import { fill, make } from "./dom.js";
+import { headName } from "./number.js";
+import { partOf } from "./part.js";
+import { toCsv, toHtml, toPng, toSvg } from "./picture.js";
+import { toFragment } from "./recipe.js";
+import { asCurl, asPython } from "./snippets.js";
+
+/** @typedef {import("./session.js").Session} Session */
+
+/**
+ * @param {Session} session
+ * @returns {HTMLElement}
+ */
+export function makeTaking(session) {
+  const said = make("span", { class: "muted", role: "status" });
+  const fallback = make("textarea", { class: "code taking-text", rows: 3, readonly: true, hidden: true, "aria-label": "To copy" });
+  const copy = async (/** @type {string} */ what, /** @type {string} */ text) => {
+    const isCopied = await navigator.clipboard?.writeText(text).then(
+      () => true,
+      () => false,
+    );
+    fill(said, isCopied ? `${what} copied.` : `Copy ${what.toLowerCase()} from here:`);
+    fallback.hidden = Boolean(isCopied);
+    fallback.value = text;
+    if (!isCopied) fallback.select();
+  };
+  const button = (/** @type {string} */ name, /** @type {() => void} */ onclick) =>
+    make("button", { type: "button", class: "link", onclick }, name);
+  const base = () => session.api.base || location.origin;
+  const asked = () => /** @type {const} */ ([base(), recipeOf(session), placeOf(session)]);
+  return make(
+    "footer",
+    { class: "taking" },
+    make("span", { class: "muted" }, "Copy"),
+    button("Link", () => void linkOf(session).then((link) => copy("Link", link))),
+    button("curl", () => void copy("Command", asCurl(...asked()))),
+    button("Python", () => void copy("Program", asPython(...asked()))),
+    make("span", { class: "muted" }, "Save"),
+    button("PNG", () => void toPng(pictureOf(session)).then((blob) => save(session, "png", blob))),
+    button("SVG", () => save(session, "svg", new Blob([toSvg(pictureOf(session))], { type: "image/svg+xml" }))),
+    button("CSV", () => save(session, "csv", new Blob([toCsv(pictureOf(session))], { type: "text/csv" }))),
+    button("HTML", () => save(session, "html", new Blob([toHtml(pictureOf(session), asCurl(...asked()))], { type: "text/html" }))),
+    said,
+    fallback,
+  );
+}
+
+/**
+ * @param {Session} session
+ * @returns {Promise<string>}
+ */
+async function linkOf(session) {
+  const { group, layer, head, measure, scale, hidesSpecial } = session.store.state;
+  const page = document.body.dataset.page ?? "look";
+  return (
+    location.href.split("#")[0] +
+    (await toFragment({ recipe: recipeOf(session), page, view: { group, layer, head, measure, scale, hidesSpecial } }))
+  );
+}
+
+/** @param {Session} session */
+const recipeOf = ({ store }) => /** @type {import("./analysis.js").Analysis} */ (store.state.analysis).recipe;
+
+/** @param {Session} session */
+const placeOf = ({ store: { state } }) => ({ group: state.group, layer: state.layer, head: state.head });
+
+/**
+ * @param {Session} session
+ * @returns {import("./picture.js").Picture}
+ */
+function pictureOf(session) {
+  const { layer, head, scale, analysis } = session.store.state;
+  const part = /** @type {import("./part.js").Part} */ (partOf(session));
+  const group = /** @type {import("./analysis.js").Group} */ (session.group);
+  const recipe = recipeOf(session);
+  return {
+    title: `Head ${head} of layer ${layer}, ${analysis?.model}`,
+    subtitle: recipe.text,
+    values: part.values,
+    rows: part.rows.map((index) => group.queries[index]),
+    columns: part.columns.map((index) => group.keys[index]),
+    range: { low: 0, high: 1, scale },
+  };
+}
+
+/**
+ * @param {Session} session
+ * @param {string} ending
+ * @param {Blob} blob
+ */
+function save(session, ending, blob) {
+  const { layer, head, analysis } = session.store.state;
+  const url = URL.createObjectURL(blob);
+  make("a", { href: url, download: `${analysis?.model}-${headName(layer, head).replace(" ", "-")}.${ending}` }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
