@@ -32,12 +32,13 @@ export function makeAsk(session, models, text) {
   const about = make("p", { class: "muted about" });
   const examples = make("div", { class: "examples" });
   const cardOf = () => /** @type {ModelCard} */ (models.find(({ id }) => id === model.value));
-  const ask = () =>
-    void session.analyze({
-      model: model.value,
-      text: field.value,
-      ...(target.value && !targetField.hidden ? { target: target.value } : {}),
-    });
+  /** @type {import("./analysis.js").Recipe | null} */
+  let asked = null;
+  const ask = () => {
+    const reads = target.value && !targetField.hidden ? { target: target.value } : {};
+    asked = { model: model.value, text: field.value, ...reads };
+    void session.analyze(asked);
+  };
   const offer = (/** @type {string} */ example) => () => {
     field.value = example;
     fit(field);
@@ -78,26 +79,25 @@ export function makeAsk(session, models, text) {
     event.preventDefault();
     ask();
   };
-  followRecipe(session, model, field, target);
-  session.store.follow(["analysis"], describe);
+  session.store.follow(["analysis"], ({ analysis }) => {
+    if (analysis && analysis.recipe !== asked) copyRecipe(analysis.recipe, model, field, target);
+    describe();
+  });
   return form;
 }
 
 /**
- * The fields say what the page shows, also where that came from a link.
- * @param {Session} session
+ * The fields say what the page shows, where that came from a link: of what was asked here somebody may have typed more by now.
+ * @param {import("./analysis.js").Recipe} recipe
  * @param {HTMLSelectElement} model
  * @param {HTMLTextAreaElement} field
  * @param {HTMLInputElement} target
  */
-function followRecipe(session, model, field, target) {
-  session.store.follow(["analysis"], ({ analysis }) => {
-    if (!analysis) return;
-    model.value = analysis.recipe.model;
-    field.value = analysis.recipe.text;
-    target.value = analysis.recipe.target ?? "";
-    fit(field);
-  });
+function copyRecipe(recipe, model, field, target) {
+  model.value = recipe.model;
+  field.value = recipe.text;
+  target.value = recipe.target ?? "";
+  fit(field);
 }
 
 /** As high as its text. @param {HTMLTextAreaElement} field */

@@ -84,7 +84,7 @@ function makeHiding(session) {
  * @param {Session} session
  * @returns {HTMLElement}
  */
-function makeStrips(session) {
+export function makeStrips(session) {
   const queries = /** @type {import("./tokens.js").TokensElement} */ (document.createElement("kqv-tokens"));
   const keys = /** @type {import("./tokens.js").TokensElement} */ (document.createElement("kqv-tokens"));
   const strips = make("div", { class: "strips" });

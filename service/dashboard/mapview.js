@@ -1,6 +1,6 @@
 /** The map of the head that is open, in step with all other views of it. */
 
-import { make } from "./dom.js";
+import { fill, make } from "./dom.js";
 import "./map.js";
 import { partOf } from "./part.js";
 
@@ -20,6 +20,11 @@ export function makeMapView(session) {
   };
   map.addEventListener("look", (event) => session.store.set({ hover: cellOf(/** @type {CustomEvent} */ (event).detail) }));
   map.addEventListener("lock", (event) => session.lock(cellOf(/** @type {CustomEvent} */ (event).detail)));
+  map.addEventListener("zoom", (event) => {
+    const { row, column, into } = /** @type {CustomEvent} */ (event).detail;
+    const cell = cellOf({ row, column });
+    if (cell) session.zoom(cell, into);
+  });
   session.store.follow(["map", "scale", "hidesSpecial"], ({ scale, layer, head }) => {
     part = partOf(session);
     const group = session.group;
@@ -36,7 +41,7 @@ export function makeMapView(session) {
   session.store.follow(["map", "hover", "locked", "scale", "hidesSpecial"], ({ hover, locked }) =>
     map.mark(placeOf(hover), placeOf(locked)),
   );
-  return make("div", { class: "map-frame" }, map);
+  return make("div", { class: "map-frame" }, map, makeZoom(session));
 }
 
 /**
@@ -52,4 +57,32 @@ function lastUpTo(starts, index) {
     else high = middle;
   }
   return low - 1;
+}
+
+/** Up to this side a map can be seen without coming closer. */
+const SEEN_AT_ONCE = 48;
+
+/**
+ * Closer and further away, for maps of many tokens; what is in view is asked of the service.
+ * @param {import("./session.js").Session} session
+ * @returns {HTMLElement}
+ */
+function makeZoom(session) {
+  const said = make("span", { class: "muted figure" });
+  const zoom = (/** @type {boolean} */ into) => () => session.zoom(session.cell ?? { query: 0, key: 0 }, into);
+  const [closer, further] = [
+    make("button", { type: "button", class: "link", onclick: zoom(true) }, "Closer"),
+    make("button", { type: "button", class: "link", onclick: zoom(false) }, "Further"),
+  ];
+  const line = make("p", { class: "map-zoom" }, closer, further, said);
+  session.store.follow(["map", "view"], ({ map, view }) => {
+    const group = session.group;
+    line.hidden = !map || !group || Math.max(group.queries.length, group.keys.length) <= SEEN_AT_ONCE;
+    if (!map) return;
+    further.hidden = view === null;
+    const tile = Math.round((map.view.rows[1] - map.view.rows[0]) / map.rows);
+    const [rows, columns] = [map.view.rows, map.view.columns].map(([start, stop]) => `${start}–${stop - 1}`);
+    fill(said, `queries ${rows}, keys ${columns}`, tile > 1 && `; each pixel is the largest of ${tile} × ${tile} weights`);
+  });
+  return line;
 }

@@ -8,7 +8,7 @@ import { BrokenLinkError } from "./recipe.js";
 
 /**
  * @param {Session} session
- * @param {(key: string) => void} onKey
+ * @param {(key: string) => void} [onKey] takes a key of the reader's, where one may be asked for
  * @returns {HTMLElement}
  */
 export function makeNotice(session, onKey) {
@@ -26,15 +26,18 @@ export function makeNotice(session, onKey) {
  */
 export function describeProblem(problem, { onAgain, onKey }) {
   const known = asProblem(problem);
-  const errors = known.errors.map(({ loc, msg }) => make("li", {}, make("code", {}, loc.join(".")), " ", msg));
+  const asksForKey = known.status === 401 && onKey;
+  const errors = known.errors
+    .filter(({ msg }) => !known.message.includes(msg))
+    .map(({ loc, msg }) => make("li", {}, make("code", {}, loc.join(".")), " ", msg));
   return make(
     "div",
     { class: "notice" },
     make("strong", {}, known.title),
     make("p", {}, known.message),
     errors.length > 0 && make("ul", {}, errors),
-    known.status === 401 && onKey && makeKeyForm(onKey),
-    known.status !== 401 && onAgain && isWorthRepeating(known) && makeAgain(known, onAgain),
+    asksForKey && makeKeyForm(onKey),
+    !asksForKey && onAgain && isWorthRepeating(known) && makeAgain(known, onAgain),
     known.requestId !== undefined && make("p", { class: "muted" }, `Request ${known.requestId}`),
   );
 }
@@ -50,7 +53,7 @@ function asProblem(problem) {
 }
 
 /** @param {Problem} problem */
-const isWorthRepeating = ({ status }) => status === 0 || status === 429 || status >= 500;
+const isWorthRepeating = ({ status }) => status === 0 || status === 401 || status === 429 || status >= 500;
 
 /**
  * @param {Problem} problem

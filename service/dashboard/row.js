@@ -15,7 +15,10 @@ export function makeRow(session) {
   session.store.follow(["map", "hover", "locked"], () => {
     const { cell, row, group } = session;
     if (!group || !cell || !row) {
-      fill(readout, make("span", { class: "muted" }, "Point at a token or a cell; click to hold it."));
+      fill(
+        readout,
+        make("span", { class: "muted" }, cell ? describeTile(session) : "Point at a token or a cell; click to hold it."),
+      );
       fill(list);
       return;
     }
@@ -71,4 +74,23 @@ function makeKey(token, index, weight) {
     bar,
     make("span", { class: "figure" }, short(weight)),
   );
+}
+
+/**
+ * What there is to say of a tile: its place and its largest weight. Closer, there are rows.
+ * @param {import("./session.js").Session} session
+ * @returns {string}
+ */
+function describeTile({ store, cell }) {
+  const { map } = store.state;
+  if (!map || !cell) return "";
+  const [height, width] = [
+    (map.view.rows[1] - map.view.rows[0]) / map.rows,
+    (map.view.columns[1] - map.view.columns[0]) / map.columns,
+  ];
+  const [row, column] = [
+    Math.floor((cell.query - map.view.rows[0]) / height),
+    Math.floor((cell.key - map.view.columns[0]) / width),
+  ];
+  return `Near query ${cell.query} and key ${cell.key} the largest weight is ${short(map.values[row * map.columns + column])}; a double click comes closer.`;
 }

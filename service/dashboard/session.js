@@ -23,6 +23,7 @@ import { Tensor } from "./tensor.js";
  * @property {string} measure
  * @property {import("./color.js").Scale} scale
  * @property {boolean} hidesSpecial
+ * @property {import("./analysis.js").View | null} view what is in view of the map; all of it without
  * @property {HeadMap | null} map of the head, or of what is in view of it
  * @property {Cell | null} hover
  * @property {Cell | null} locked
@@ -33,11 +34,15 @@ import { Tensor } from "./tensor.js";
 /** The longest side that comes whole; of more, the largest weight of each tile. */
 export const SIDE = 512;
 
+/** How much less of a map is in view after a step closer, and how little at least. */
+const ZOOM = 4;
+const LEAST = 32;
+
 /** The query that is held until somebody holds another: one with something before it and after it. */
 const FIRST_QUERY = 3;
 
 /** Where one is after a step to other tokens. */
-const NOWHERE = { hover: null, locked: null, map: null };
+const NOWHERE = { hover: null, locked: null, map: null, view: null };
 
 /** @returns {State} */
 const beginning = () => ({
@@ -48,6 +53,7 @@ const beginning = () => ({
   measure: "entropy",
   scale: "linear",
   hidesSpecial: false,
+  view: null,
   map: null,
   hover: null,
   locked: null,
@@ -68,7 +74,9 @@ export class Session {
     this.asking = null;
     /** @type {[Recipe, Partial<State>] | null} */
     this.asked = null;
-    this.store.follow(["analysis", "group", "layer", "head"], () => void this.fetchMap());
+    /** @type {AbortController | null} */
+    this.fetching = null;
+    this.store.follow(["analysis", "group", "layer", "head", "view"], () => void this.fetchMap());
   }
 
   /** @returns {Group | null} the group one is looking at */
@@ -170,6 +178,21 @@ export class Session {
     }
   }
 
+  /**
+   * See a quarter of what is in view, around a cell, or four times as much.
+   * @param {Cell} cell
+   * @param {boolean} into
+   */
+  zoom(cell, into) {
+    const group = this.group;
+    if (!group) return;
+    const view = this.store.state.view ?? allOf(group);
+    const rows = zoomed(view.rows, cell.query, group.queries.length, into);
+    const columns = zoomed(view.columns, cell.key, group.keys.length, into);
+    const isAll = rows[1] - rows[0] === group.queries.length && columns[1] - columns[0] === group.keys.length;
+    this.store.set({ view: isAll ? null : { rows, columns } });
+  }
+
   /** @param {HeadMap} map */
   show(map) {
     this.store.set({ map });
@@ -185,13 +208,18 @@ export class Session {
 
   /** The map of the head that is looked at, kept from the overview where that has it whole. */
   async fetchMap() {
-    const { analysis, layer, head } = this.store.state;
+    const { analysis, layer, head, view } = this.store.state;
     const group = this.group;
     if (!analysis || !group) return;
+    this.fetching?.abort();
+    const fetching = new AbortController();
+    this.fetching = fetching;
     const whole = group.queries.length <= THUMBNAIL && group.keys.length <= THUMBNAIL;
     const place = { group: group.name, layer, head };
     try {
-      const map = whole ? fromThumbnail(group, layer, head) : await this.headMap(analysis.recipe, group, place);
+      const map = whole
+        ? fromThumbnail(group, layer, head)
+        : await this.headMap(analysis.recipe, group, place, view ?? allOf(group), fetching.signal);
       const now = this.store.state;
       if (now.analysis === analysis && this.group === group && now.layer === layer && now.head === head) this.show(map);
     } catch (error) {
@@ -228,8 +256,26 @@ export class Session {
  */
 function rowOf({ values, rows, columns, view }, query) {
   const row = query - view.rows[0];
-  if (view.rows[1] - view.rows[0] !== rows || row < 0 || row >= rows) return null;
-  return values.subarray(row * columns, (row + 1) * columns);
+  const isWhole = view.rows[1] - view.rows[0] === rows && view.columns[1] - view.columns[0] === columns;
+  if (!isWhole || row < 0 || row >= rows) return null;
+  const weights = values.subarray(row * columns, (row + 1) * columns);
+  if (view.columns[0] === 0) return weights;
+  const moved = new Float32Array(view.columns[1]);
+  moved.set(weights, view.columns[0]);
+  return moved;
+}
+
+/**
+ * @param {[number, number]} range
+ * @param {number} middle
+ * @param {number} length
+ * @param {boolean} into
+ * @returns {[number, number]}
+ */
+function zoomed([start, stop], middle, length, into) {
+  const span = Math.min(Math.max(Math.round((stop - start) * (into ? 1 / ZOOM : ZOOM)), LEAST), length);
+  const first = Math.min(Math.max(middle - Math.floor(span / 2), 0), length - span);
+  return [first, first + span];
 }
 
 /**

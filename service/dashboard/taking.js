@@ -55,7 +55,7 @@ async function linkOf(session) {
   const { group, layer, head, measure, scale, hidesSpecial } = session.store.state;
   const page = document.body.dataset.page ?? "look";
   return (
-    location.href.split("#")[0] +
+    (session.api.base ? `${session.api.base}/` : location.href.split("#")[0]) +
     (await toFragment({ recipe: recipeOf(session), page, view: { group, layer, head, measure, scale, hidesSpecial } }))
   );
 }

@@ -51,6 +51,18 @@ export class TokensElement extends HTMLElement {
       span.style.setProperty("--weight", `${(100 * SCALES[scale](Math.min(weight, 1))).toFixed(1)}%`);
       span.classList.toggle("is-from", this.start + index === from);
     }
+    if (from !== null && !this.matches(":hover")) this.reveal(this.spans[from - this.start]);
+  }
+
+  /**
+   * Scroll a token into the strip's view, and nothing else.
+   * @param {HTMLElement | undefined} span
+   */
+  reveal(span) {
+    if (!span || this.scrollHeight <= this.clientHeight) return;
+    const { scrollTop, clientHeight } = /** @type {HTMLElement} */ (this);
+    const isSeen = span.offsetTop >= scrollTop && span.offsetTop + span.offsetHeight <= scrollTop + clientHeight;
+    if (!isSeen) this.scrollTo({ top: span.offsetTop - clientHeight / 2 });
   }
 
   /**
