@@ -15,7 +15,8 @@ def run(requests: int = 6000, rate: float = 20.0) -> None:
     with CONSOLE.status("starting three replicas"), cluster("minilm", drain_s=3) as replicated:
         tally, disturbed = asyncio.run(disturb_under_load(replicated, requests, rate))
     lost = {outcome: count for outcome, count in tally.outcomes.items() if outcome != "200"}
-    CONSOLE.print(f"{disturbed} disturbances, {tally.outcomes.total()} requests, {sum(lost.values())} lost {lost or ''}")
+    CONSOLE.print(f"{disturbed} disturbances, {tally.outcomes.total()} requests (asked: 5000 or more)")
+    CONSOLE.print(f"{sum(lost.values())} lost (asked: 0) {lost or ''}")
 
 
 async def disturb_under_load(replicated: Cluster, requests: int, rate: float) -> tuple[Tally, int]:

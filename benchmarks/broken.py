@@ -52,7 +52,9 @@ def run(count: int = 10_000) -> None:
             found = asyncio.run(break_and_ask(server.address, sentences(64, 4, 28), count, lambda: progress.advance(task)))
         grown = server.memory_mb
     CONSOLE.print(report(found))
-    CONSOLE.print(f"{found.good} good requests beside them, {len(found.wrong)} answered wrongly; memory {grown:.0f} MB at the end")
+    CONSOLE.print(
+        f"{found.good} good requests beside them, {len(found.wrong)} answered wrongly (asked: 0); memory {grown:.0f} MB at the end"
+    )
 
 
 async def break_and_ask(

@@ -2,21 +2,24 @@
 
 import asyncio
 import itertools
-import statistics
 import time
 from collections.abc import Callable, Sequence
+from statistics import median as middle
+from statistics import quantiles
 
 from rich.progress import track
 from rich.table import Table
 
 import kqv
 from benchmarks.rivals import EMBEDDERS, SHOWING_ALL, Rival, Running, running
-from benchmarks.side_by_side import CONSOLE
+from benchmarks.side_by_side import CONSOLE, claim
 from service.load import Load, Report, mixed_bodies, nearest_rank, offer, sentences
 
 WORDS = 4, 28
 """Of a sentence; 7 to 41 tokens."""
 
+Reports = dict[str, list[Report]]
+"""Of each rival, one a round."""
 Measure = Callable[[int, float], Report]
 """Of so many connections, over so many seconds."""
 
@@ -25,26 +28,37 @@ def compare(rounds: int = 5, seconds: float = 5.0, levels: Sequence[int] = (1, 1
     """Embeddings and diagnostics: one sentence a request, `weights: none`."""
     model = kqv.load("minilm")
     measures: dict[str, Measure] = {"kqv, in process": lambda connections, seconds: in_process(model, connections, seconds)}
-    contest("One sentence a request", EMBEDDERS, measures, rounds, seconds, levels)
+    found = contest("One sentence a request", EMBEDDERS, measures, rounds, seconds, levels)
+    ours, infinity, inside = "kqv, all diagnostics", "infinity-emb, no attention", "kqv, in process"
+    alone, crowd = found[min(levels)], found[max(levels)]
+    claim(f"{max(levels)} at once, in times of infinity-emb", middle(ratios(crowd, ours, infinity)), "2.5 or more")
+    claim(f"{max(levels)} at once, as a share of in process", middle(ratios(crowd, ours, inside)), "0.80 or more")
+    claim(f"p50 of {min(levels)}, in times of in process", middle(ratios(alone, ours, inside, median_ms)), "1.15 or less")
 
 
 def compare_full(rounds: int = 5, seconds: float = 5.0, levels: Sequence[int] = (1, 16)) -> None:
     """The same with all weights in the answer."""
-    contest("One sentence a request, all weights", SHOWING_ALL, {}, rounds, seconds, levels)
+    found = contest("One sentence a request, all weights", SHOWING_ALL, {}, rounds, seconds, levels)
+    for level, reports in found.items():
+        for form, asked in (("JSON", "8"), ("safetensors", "15")):
+            times = middle(ratios(reports, f"kqv, {form}", "plain FastAPI, JSON"))
+            claim(f"{level} at once, {form}, in times of the plain FastAPI", times, f"{asked} or more")
 
 
 def contest(
     title: str, rivals: dict[str, Rival], measures: dict[str, Measure], rounds: int, seconds: float, levels: Sequence[int]
-) -> None:
-    """Every rival's turn in every round at every level; prints a table a level."""
+) -> dict[int, Reports]:
+    """Every rival's turn in every round at every level, whose reports are returned; prints a table a level."""
+    found: dict[int, Reports] = {}
     with CONSOLE.status("starting the rivals"), running(rivals) as started:
         measures = {name: over_http(each) for name, each in started.items()} | measures
         for level in levels:
-            reports: dict[str, list[Report]] = {name: [] for name in measures}
+            reports = found[level] = {name: [] for name in measures}
             turns = list(itertools.product(range(rounds), measures))
             for _, name in track(turns, f"{title}, {level} at once", console=CONSOLE, transient=True):
                 reports[name].append(measures[name](level, seconds))
             CONSOLE.print(standings(f"{title}, {level} at once", reports))
+    return found
 
 
 def over_http(rival: Running) -> Measure:
@@ -72,23 +86,35 @@ def in_process(model: kqv.Model, connections: int, seconds: float) -> Report:
     return Report(elapsed, done, {"200": done}, done / elapsed, latency, 0.0)
 
 
-def standings(title: str, reports: dict[str, list[Report]]) -> Table:
+def a_second(report: Report) -> float:
+    return report.successes_per_s
+
+
+def median_ms(report: Report) -> float:
+    return report.latency_ms["p50"] if report.latency_ms else float("nan")
+
+
+def ratios(reports: Reports, ours: str, theirs: str, figure: Callable[[Report], float] = a_second) -> list[float]:
+    """A figure of one in times of another's, round by round, in order of size."""
+    return sorted(figure(our) / figure(their) for our, their in zip(reports[ours], reports[theirs], strict=True))
+
+
+def standings(title: str, reports: Reports) -> Table:
     """Medians, and how many times as fast kqv is: the median of the rounds' own ratios, and their quartiles."""
     table = Table("", "a second", "p50", "kqv / it", "quartiles", "failures", title=title, title_justify="left")
     table.columns[0].no_wrap = True
-    first = next(iter(reports.values()))
+    ours = next(iter(reports))
     for name, rounds in reports.items():
-        ratios = sorted(ours.successes_per_s / theirs.successes_per_s for ours, theirs in zip(first, rounds, strict=True))
-        p50 = statistics.median(report.latency_ms["p50"] for report in rounds if report.latency_ms)
-        rate = statistics.median(report.successes_per_s for report in rounds)
-        table.add_row(name, f"{rate:.1f}", f"{p50:.1f} ms", f"{statistics.median(ratios):.2f}", spread(ratios), others(rounds))
+        times = ratios(reports, ours, name)
+        p50, rate = middle(map(median_ms, rounds)), middle(map(a_second, rounds))
+        table.add_row(name, f"{rate:.1f}", f"{p50:.1f} ms", f"{middle(times):.2f}", spread(times), others(rounds))
     return table
 
 
 def spread(ordered: Sequence[float]) -> str:
     if len(ordered) < 2:
         return "–"
-    lower, _, upper = statistics.quantiles(ordered, n=4)
+    lower, _, upper = quantiles(ordered, n=4)
     return f"{lower:.2f} to {upper:.2f}"
 
 

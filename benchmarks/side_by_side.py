@@ -29,6 +29,11 @@ def side_by_side(title: str, rivals: Mapping[str, Callable[[], object]], rounds:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def claim(what: str, found: float, asked: str) -> None:
+    """Print a figure, and what it should be."""
+    CONSOLE.print(f"{what}: {found:.2f}; asked: {asked}")
+
+
 def report(title: str, times: Mapping[str, list[float]]) -> Table:
     """Median times and ratios to the first rival, round by round."""
     table = Table("", "median", "times the first", "quartiles", title=title, title_justify="left")

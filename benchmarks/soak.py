@@ -22,7 +22,8 @@ def run(minutes: float = 20.0, warm_up_minutes: float = 2.0) -> None:
     slope = 60 / EVERY_S * growth(memory_mb) if len(memory_mb) > 2 else float("nan")
     outcomes = ", ".join(f"{count} × {outcome}" for outcome, count in report.outcomes.items())
     CONSOLE.print(f"Soak, {minutes:g} min: {report.successes_per_s:.1f}/s, {outcomes}")
-    CONSOLE.print(f"memory {memory_mb[0]:.0f} MB after the warm-up, {memory_mb[-1]:.0f} at the end: {slope:+.2f} MB a minute")
+    CONSOLE.print(f"memory {memory_mb[0]:.0f} MB after the warm-up, {memory_mb[-1]:.0f} at the end")
+    CONSOLE.print(f"{slope:+.2f} MB a minute; asked: +1 at most")
 
 
 async def soak(server: Server, seconds: float, warm_up_s: float) -> tuple[Report, list[float]]:
