@@ -1,6 +1,7 @@
 """The process: from settings to a server that starts, drains and stops."""
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -68,6 +69,15 @@ def read_model(name: str, settings: Settings) -> Model:
     return kqv.load(name, device=settings.device, dtype=getattr(torch, settings.dtype), store=settings.store)
 
 
+def leave_alone_what_stays() -> None:
+    """Have the garbage collector look no more at what there is by now, which is there for good: libraries, models, routes.
+
+    It took 0.11 s to look it all through, every few seconds under load, while every thread stood still.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 class Server(uvicorn.Server):
     """uvicorn, that loads the models once it listens, and drains before it stops."""
 
@@ -95,6 +105,7 @@ class Server(uvicorn.Server):
             logger.error("the models can't be loaded: %s", error, exc_info=not isinstance(error, KqvError))
             self.failed = self.should_exit = True
             return
+        leave_alone_what_stays()
         self.service.models.publish(models)
         if unserved := self.service.heads.unserved:
             logger.warning("KQV_HEAD_METRICS names models that aren't served: %s", ", ".join(unserved))
