@@ -43,25 +43,23 @@ def run() -> None:
 def run_decoder() -> None:
     """SmolLM2 and one long text: the plain pass and all diagnostics; transformers', and what the same figures cost there."""
     model, ids = kqv.load("smollm2"), torch.randint(20000, (1, LONG))
-    config = transformers.LlamaConfig(
-        vocab_size=49152,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        max_position_embeddings=8192,
-    )
-    eager, sdpa = (transformers.LlamaModel._from_config(config, attn_implementation=kind).eval() for kind in ("eager", "sdpa"))
+    eager, sdpa = (random_llama(kind) for kind in ("eager", "sdpa"))
     inputs = transformers.BatchEncoding({"input_ids": ids, "use_cache": False})
     sequences = [model.read(ids[0].tolist())]
     rivals = {
-        "kqv forward": partial(model.forward, sequences),
+        "kqv forward": partial(model.forward, ids.tolist()),
         "kqv diagnostics": partial(analyze, model, sequences, kqv.Selection(weights="none", outputs=())),
         "transformers sdpa": partial(plain, sdpa, inputs),
         "transformers eager, entropy and maximum": partial(entropies_and_maxima, eager, inputs),
     }
     side_by_side(f"SmolLM2, {LONG} tokens; transformers' of its shape", rivals, rounds=3)
+
+
+def random_llama(attention: str) -> transformers.PreTrainedModel:
+    """SmolLM2's shape, by transformers."""
+    sizes = {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "max_position_embeddings": 8192}
+    heads = {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3}
+    return transformers.LlamaModel._from_config(transformers.LlamaConfig(**sizes, **heads), attn_implementation=attention).eval()
 
 
 def analyze(model: kqv.Model, sequences: list[kqv.TokenSequence], selection: kqv.Selection) -> list[kqv.Analysis]:

@@ -1,27 +1,36 @@
-"""What attention costs as sequences grow: of all pairs of tokens, by torch's fused kernel and by the reference, and of fewer."""
+"""What attention costs as sequences grow: of all pairs of tokens, by torch's fused kernel, by the reference, and by the C part with
+all statistics; and of fewer pairs."""
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import torch
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.attention import make_call
 from benchmarks.memory import peak_mb
 from benchmarks.side_by_side import CONSOLE, side_by_side
-from kqv import AttentionResult, Linformer, Longformer, Performer
+from kqv import Linformer, Longformer, Performer
 from kqv.attention.dense import dense
 from kqv.attention.fused import fused
 from kqv.attention.masks import Causal
+from kqv.attention.packed import observe_packed
+from kqv.attention.relations import Tokens
 
 LENGTHS = (2048, 4096, 8192, 16384)
 HEADS, WIDTH = 4, 64
 DENSE_LIMIT = 4096
 """The reference keeps several maps: 16,384 tokens would take 17 GB."""
 
-Attention = Callable[[Tensor, Tensor, Tensor], AttentionResult]
+FIGURES = Path(__file__).with_name("variants.json")
+"""What the last run found, for docs/pictures.py."""
+
+Attention = Callable[[Tensor, Tensor, Tensor], object]
 
 
 def rivals(n: int) -> Mapping[str, Attention]:
@@ -31,12 +40,19 @@ def rivals(n: int) -> Mapping[str, Attention]:
     return {
         "sdpa": fused,
         **reference,
+        "kqv, all diagnostics": partial(observe, Tokens(n, n, torch.device("cpu"), ids=torch.randint(2000, (n,)))),
         "longformer, window 512": Longformer(window=512),
         "longformer, dilated by 2, 8 global": Longformer(window=512, dilation=2, global_tokens=tuple(range(8))),
         "linformer, rank 256": Linformer(e=e, f=f),
         "performer, 256 features": Performer(features=256),
         "performer, causal": partial(Performer(features=256), mask=Causal()),
     }
+
+
+def observe(tokens: Tokens, *given: Tensor) -> object:
+    """Attention to all pairs of tokens, by the C part, with all that the diagnostics need."""
+    call = make_call([tensor[0].transpose(0, 1).contiguous() for tensor in given], 1, tokens.queries, is_causal=False)
+    return observe_packed(call, [tokens], [8])
 
 
 @torch.inference_mode()
@@ -51,6 +67,7 @@ def run() -> None:
             times[name][n] = seconds
         for name, call in calls.items():
             memory[name][n] = peak_mb(call)
+    FIGURES.write_text(json.dumps({"seconds": times, "megabytes": memory}, indent=1) + "\n", encoding="utf-8")
     CONSOLE.print(report("time", times, lambda seconds: f"{1000 * seconds:.0f} ms"))
     CONSOLE.print(report("peak memory", memory, lambda megabytes: f"{megabytes:.0f} MB"))
 
