@@ -33,6 +33,14 @@ def do_without(missing: str) -> NoReturn:
     pytest.skip(missing)
 
 
+def axe() -> str:
+    """The script that finds what assistive technology would stumble over; npm has it."""
+    script = Path(__file__).parents[1] / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.exists():
+        do_without("needs axe-core: make javascript")
+    return script.read_text(encoding="utf-8")
+
+
 def promtool(*arguments: str | Path, given: bytes = b"") -> str:
     """What promtool says, which has to be content."""
     command = [tool("promtool"), *map(str, arguments)]

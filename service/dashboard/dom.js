@@ -62,6 +62,28 @@ export function makeChoice(label, choices, chosen, onChange) {
 }
 
 /**
+ * Choices that may become others: made anew only then, so that the one in focus stays. One alone is no choice, and not shown.
+ * @param {string} label
+ * @param {(value: string) => void} onChange
+ * @returns {HTMLElement & {update: (choices: [string, string][], chosen: string) => void}}
+ */
+export function makeChanging(label, onChange) {
+  const place = make("div", {});
+  let known = "";
+  /** @type {ReturnType<typeof makeChoice> | null} */
+  let choice = null;
+  const update = (/** @type {[string, string][]} */ choices, /** @type {string} */ chosen) => {
+    if (JSON.stringify(choices) !== known) {
+      known = JSON.stringify(choices);
+      choice = makeChoice(label, choices, chosen, onChange);
+      fill(place, choices.length > 1 && choice);
+    }
+    choice?.choose(chosen);
+  };
+  return Object.assign(place, { update });
+}
+
+/**
  * A field under its name.
  * @param {string} name
  * @param {HTMLElement} field

@@ -1,13 +1,14 @@
 /** A text as it is written, as a timeline: at each step, what the model looked at to choose the token. */
 
 import { isAbort } from "./api.js";
-import { fill, make, makeChoice, makeField, makeSelect } from "./dom.js";
+import { fill, make, makeChanging, makeField, makeSelect } from "./dom.js";
 import "./map.js";
 import { describeProblem } from "./notice.js";
 import { short, visible } from "./number.js";
 import { strongest } from "./row.js";
 import { Store } from "./store.js";
 import "./tokens.js";
+import { GROUP_NAMES } from "./overview.js";
 import { rowOfHead, write } from "./written.js";
 
 /** @typedef {import("./written.js").Written} Written */
@@ -145,8 +146,8 @@ function makeTimeline(store) {
   const scrub = make("input", { type: "range", min: "0", step: "1", "aria-label": "Step", class: "scrub" });
   scrub.oninput = () => go(store, Number(scrub.value));
   const said = make("p", { class: "readout", "aria-live": "polite" });
-  const groups = make("div", {});
-  const heads = make("div", {});
+  const groups = makeChanging("Kind of attention", (group) => store.set({ group }));
+  const heads = makeChanging("Head", (head) => store.set({ head: head === "mean" ? null : Number(head) }));
   const timeline = make(
     "section",
     { class: "panel timeline", "aria-label": "Timeline" },
@@ -164,18 +165,14 @@ function makeTimeline(store) {
     scrub.value = String(step);
     scrub.setAttribute("aria-valuetext", visible(written.rows[step].token));
     fill(said, describe(state));
-    const names = Object.keys(written.rows[0].weights).map(
-      (name) => /** @type {[string, string]} */ ([name, name === "cross" ? "Cross" : "Decoder"]),
+    const [{ weights }] = written.rows;
+    const names = Object.keys(weights).map((name) => /** @type {[string, string]} */ ([name, GROUP_NAMES[name]]));
+    groups.update(names, group);
+    const numbers = Array.from(
+      { length: weights[group].shape[0] },
+      (_, index) => /** @type {[string, string]} */ ([String(index), `H${index}`]),
     );
-    fill(groups, names.length > 1 && makeChoice("Kind of attention", names, group, (chosen) => store.set({ group: chosen })));
-    const count = written.rows[0].weights[group].shape[0];
-    const choices = Array.from({ length: count }, (_, index) => /** @type {[string, string]} */ ([String(index), `H${index}`]));
-    fill(
-      heads,
-      makeChoice("Head", [["mean", "Mean"], ...choices], String(head ?? "mean"), (chosen) =>
-        store.set({ head: chosen === "mean" ? null : Number(chosen) }),
-      ),
-    );
+    heads.update([["mean", "Mean"], ...numbers], String(head ?? "mean"));
   });
   return timeline;
 }

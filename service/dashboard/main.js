@@ -19,6 +19,7 @@ import { makeWorkshop } from "./workshop.js";
 const EXAMPLE = "The cat sat on the mat.";
 
 const key = { current: "" };
+let isOpen = false;
 const api = new Api("", () => key.current);
 const session = new Session(api);
 
@@ -35,14 +36,22 @@ function makeLook(session) {
   return look;
 }
 
+/**
+ * After something went wrong, perhaps with another key.
+ * @param {string} given
+ */
+function goOn(given) {
+  key.current = given;
+  void (isOpen ? session.again() : open());
+}
+
 async function open() {
-  const notice = makeNotice(session, (given) => {
-    key.current = given;
-    void open();
-  });
+  session.store.set({ problem: null });
+  const notice = makeNotice(session, { onKey: goOn, onAgain: () => goOn(key.current) });
   fill(byId("main"), notice);
   const models = await api.models().catch((problem) => session.store.set({ problem }));
   if (!models) return;
+  isOpen = true;
   const page = make("div", {});
   fill(byId("main"), makeAsk(session, models, EXAMPLE), notice, page);
   const turn = makePages(byId("pages"), page, [

@@ -17,6 +17,8 @@ import { visible } from "./number.js";
 
 /** Most names beside a map: more of them can't be read. */
 const MOST_NAMES = 48;
+/** Height of a name in pixels. */
+const LEAST_CELL = 11;
 /** Steps of the arrow keys. */
 const ARROWS = /** @type {Record<string, [number, number]>} */ ({
   ArrowUp: [-1, 0],
@@ -49,6 +51,7 @@ export class MapElement extends HTMLElement {
   }
 
   connectedCallback() {
+    new ResizeObserver(() => this.fit()).observe(this.stage);
     fill(this, make("div", { class: "map-corner" }), this.columnNames, this.rowNames, this.stage);
     this.stage.onpointermove = (event) => this.tellLook(this.placeOf(event));
     this.stage.onpointerleave = () => this.tellLook(null);
@@ -70,7 +73,14 @@ export class MapElement extends HTMLElement {
     this.name(this.rowNames, shown.rows);
     this.name(this.columnNames, shown.columns);
     this.classList.toggle("map-bare", Math.max(rows, columns) > MOST_NAMES);
+    this.fit();
     this.mark(null, null);
+  }
+
+  /** Where cells are lower than letters, only the names that are pointed at are shown. */
+  fit() {
+    const { clientWidth, clientHeight } = this.stage;
+    this.classList.toggle("map-tight", Math.min(clientWidth / this.canvas.width, clientHeight / this.canvas.height) < LEAST_CELL);
   }
 
   /**

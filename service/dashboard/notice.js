@@ -8,13 +8,13 @@ import { BrokenLinkError } from "./recipe.js";
 
 /**
  * @param {Session} session
- * @param {(key: string) => void} [onKey] takes a key of the reader's, where one may be asked for
+ * @param {{onAgain?: () => void, onKey?: (key: string) => void}} remedies what it offers beside to ask once more; a key, where one may be asked for
  * @returns {HTMLElement}
  */
-export function makeNotice(session, onKey) {
+export function makeNotice(session, { onAgain = () => void session.again(), onKey } = {}) {
   const place = make("div", { class: "notices", role: "alert" });
   session.store.follow(["problem"], ({ problem }) => {
-    fill(place, problem !== null && describeProblem(problem, { onAgain: () => void session.again(), onKey }));
+    fill(place, problem !== null && describeProblem(problem, { onAgain, onKey }));
   });
   return place;
 }

@@ -1,7 +1,7 @@
 /** All heads of a model on one text: chosen measure, coloured matrix, and the strongest of them in order. */
 
 import { colorOf, SCALE_NAMES } from "./color.js";
-import { fill, make, makeChoice } from "./dom.js";
+import { fill, make, makeChanging, makeChoice } from "./dom.js";
 import "./heads.js";
 import { MANNERS, measureOf, PLACES, rangeOf } from "./measures.js";
 import { short } from "./number.js";
@@ -9,7 +9,8 @@ import { makeRanking } from "./ranking.js";
 
 /** @typedef {import("./session.js").Session} Session */
 
-const GROUP_NAMES = /** @type {Record<string, string>} */ ({ encoder: "Encoder", decoder: "Decoder", cross: "Cross" });
+/** The kinds of attention, as they are called. */
+export const GROUP_NAMES = /** @type {Record<string, string>} */ ({ encoder: "Encoder", decoder: "Decoder", cross: "Cross" });
 
 /**
  * @param {Session} session
@@ -52,10 +53,10 @@ function followHeads(session, heads) {
  * @returns {HTMLElement}
  */
 function makeGroups(session) {
-  const place = make("div", {});
+  const place = makeChanging("Kind of attention", (name) => session.open({ group: name }));
   session.store.follow(["analysis", "group"], ({ analysis, group }) => {
-    const names = /** @type {[string, string][]} */ (analysis?.groups.map(({ name }) => [name, GROUP_NAMES[name] ?? name]) ?? []);
-    fill(place, names.length > 1 && makeChoice("Kind of attention", names, group, (name) => session.open({ group: name })));
+    const names = analysis?.groups.map(({ name }) => /** @type {[string, string]} */ ([name, GROUP_NAMES[name] ?? name])) ?? [];
+    place.update(names, group);
   });
   return place;
 }

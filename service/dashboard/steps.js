@@ -76,9 +76,15 @@ const STEPS = [
     formula: "O = P·V",
     matrices: ({ outputs, queries }) => [{ name: "", tensor: outputs, rows: queries, columns: null, marks: "query" }],
     work: ({ weights, v, outputs }, row, column) =>
-      `o₀ = Σ p·v₀ = … + ${short(weights.item(row, column))} · ${short(v.item(column, 0))} + … = ${short(outputs.item(row, 0))}`,
+      `o₀ = Σ p·v₀ = … + ${short(weights.item(row, column))} · ${factor(v.item(column, 0))} + … = ${short(outputs.item(row, 0))}`,
   },
 ];
+
+/**
+ * A number beside another one that it is multiplied by.
+ * @param {number} value
+ */
+const factor = (value) => (value < 0 ? `(${short(value)})` : short(value));
 
 /**
  * The first products of two vectors, written out.
@@ -87,7 +93,7 @@ const STEPS = [
  */
 function products(one, other) {
   const shown = Math.min(one.length, 3);
-  const terms = Array.from({ length: shown }, (_, index) => `${short(one[index])}·${short(other[index])}`);
+  const terms = Array.from({ length: shown }, (_, index) => `${factor(one[index])}·${factor(other[index])}`);
   return terms.join(" + ") + (one.length > shown ? " + …" : "");
 }
 

@@ -12,14 +12,33 @@ const MOST = 64;
  * @returns {HTMLElement}
  */
 export function makeTable(session) {
-  const place = make("div", { class: "table-scroll", tabindex: "0", role: "region", "aria-label": "Weights as a table" });
-  session.store.follow(["map", "hidesSpecial"], () => {
+  const table = /** @type {TableElement} */ (document.createElement("kqv-table"));
+  table.draw = () => {
     const part = partOf(session);
     const group = session.group;
-    if (part && group) fill(place, makeBody(part, group));
-  });
-  return place;
+    if (part && group) fill(table, makeBody(part, group));
+  };
+  session.store.follow(["map", "hidesSpecial"], () => table.isConnected && table.draw());
+  return table;
 }
+
+/** `<kqv-table>`: drawn only while it is seen, for it is slower than a map. */
+class TableElement extends HTMLElement {
+  constructor() {
+    super();
+    this.draw = () => {};
+  }
+
+  connectedCallback() {
+    this.className = "table-scroll";
+    this.tabIndex = 0;
+    this.role = "region";
+    this.ariaLabel = "Weights as a table";
+    this.draw();
+  }
+}
+
+customElements.define("kqv-table", TableElement);
 
 /**
  * @param {import("./part.js").Part} part

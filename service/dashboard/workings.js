@@ -1,7 +1,11 @@
 /** Attention taken apart: what /v1/attend says of a head's own queries, keys and values, or of the caller's. */
 
 import { inputOf } from "./analysis.js";
+import { Problem } from "./api.js";
 import { Tensor } from "./tensor.js";
+
+/** The longest text that is taken apart. */
+const MOST = 512;
 
 /**
  * @typedef {object} Workings every step of one head
@@ -30,6 +34,12 @@ import { Tensor } from "./tensor.js";
 export async function ofHead({ api, store, group }, signal) {
   const { analysis, layer, head } = store.state;
   if (!analysis || !group) throw new Error("there is no head yet");
+  if (Math.max(group.queries.length, group.keys.length) > MOST)
+    throw new Problem({
+      title: "Too long to take apart",
+      detail: `Six maps of more than ${MOST} tokens are more than one can look at; try a shorter text.`,
+      status: 400,
+    });
   const { model, input } = inputOf(analysis.recipe);
   const outputs = ["q", "k", "v", "scaled_scores"];
   const selection = { layers: [layer], heads: [head], weights: "full", diagnostics: "none", outputs, encoding: "base64" };

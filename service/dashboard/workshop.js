@@ -1,7 +1,7 @@
 /** The page of the six steps: of the head that is open, or of numbers that somebody brings. */
 
 import { isAbort, Problem } from "./api.js";
-import { fill, make, makeChoice, makeField, makeSelect } from "./dom.js";
+import { fill, make, makeChanging, makeChoice, makeField, makeSelect } from "./dom.js";
 import { describeProblem } from "./notice.js";
 import { short } from "./number.js";
 import { makeSteps } from "./steps.js";
@@ -27,17 +27,22 @@ export function makeWorkshop(session) {
     asking.abort();
     asking = new AbortController();
     try {
-      const heads = await compute(asking.signal);
+      heads = await compute(asking.signal);
       fill(problem);
-      showHead(heads, 0);
+      showHead(0);
     } catch (error) {
       if (!isAbort(error)) fill(problem, describeProblem(error, {}));
     }
   };
-  const showHead = (/** @type {import("./workings.js").Workings[]} */ heads, /** @type {number} */ index) => {
-    const names = heads.map((_, head) => /** @type {[string, string]} */ ([String(head), `Head ${head}`]));
-    const pick = heads.length > 1 && makeChoice("Head", names, String(index), (head) => showHead(heads, Number(head)));
-    fill(note, heads.length === 1 && make("b", {}, heads[0].title, " "), describe(heads[index]), " ", pick);
+  /** @type {import("./workings.js").Workings[]} */
+  let heads = [];
+  const pick = makeChanging("Head", (head) => showHead(Number(head)));
+  const showHead = (/** @type {number} */ index) => {
+    pick.update(
+      heads.map((_, head) => [String(head), `Head ${head}`]),
+      String(index),
+    );
+    fill(note, heads.length === 1 && make("b", {}, heads[0].title, " "), describe(heads[index]));
     fill(place, makeSteps(heads[index]));
   };
   const own = makeOwn(
@@ -60,7 +65,7 @@ export function makeWorkshop(session) {
     },
   );
   own.element.hidden = true;
-  const element = make("div", { class: "workshop" }, source, own.element, problem, note, place);
+  const element = make("div", { class: "workshop" }, source, own.element, problem, note, pick, place);
   session.store.follow(["analysis", "group", "layer", "head"], ({ analysis }) => {
     if (analysis && own.element.hidden) showOpen();
   });

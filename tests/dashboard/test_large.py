@@ -93,3 +93,22 @@ def test_4096_tokens_are_seen_in_tiles_and_closer_in_crops(page: Page, large: st
     page.get_by_role("button", name="Further").click()
     page.get_by_role("button", name="Further").click()
     expect(page.locator("kqv-map canvas")).to_have_attribute("width", "512", timeout=20_000)
+
+
+FIRST_PICTURE_MS = 1000
+
+WAIT = """() => new Promise(done => {
+  const look = () => {
+    const canvas = document.querySelector("kqv-map canvas");
+    if (canvas?.width !== 512) return requestAnimationFrame(look);
+    const asked = performance.getEntriesByType("resource").filter(each => each.name.endsWith("/v1/analyze"));
+    done(performance.now() - asked.at(-1).responseEnd);
+  };
+  look();
+})"""
+
+
+def test_the_picture_comes_soon_after_the_answer(page: Page) -> None:
+    page.get_by_role("textbox", name="Text").fill(" ".join((TEXT * 50).split()[:510]))
+    page.get_by_role("button", name="Analyze").click()
+    assert page.evaluate(WAIT) < FIRST_PICTURE_MS

@@ -1,13 +1,13 @@
 """What goes wrong, and who else is to see the page: other themes, assistive technology."""
 
 import json
-from pathlib import Path
 
 import pytest
 from browsing import Watched
 from playwright.sync_api import BrowserContext, Page, Route, expect
+from tools import axe
 
-AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
+PAGES = ("Look", "Compare", "Step by step", "Generate")
 PROBLEM = {"type": "about:blank", "title": "Overloaded", "detail": "the queue is full; come back", "request_id": "abc"}
 
 
@@ -31,6 +31,17 @@ def test_a_full_queue_is_told_of_and_tried_again(page: Page, status: int, header
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".token")).to_have_count(5)
     expect(notice).to_have_count(0)
+
+
+def test_a_server_that_is_still_loading_is_asked_again(context: BrowserContext, server: str) -> None:
+    page = context.new_page()
+    body = json.dumps(PROBLEM | {"status": 503, "title": "Not ready", "detail": "the models are loading"})
+    page.route("**/v1/models", lambda route: route.fulfill(status=503, headers={"Retry-After": "2"}, body=body))
+    page.goto(server)
+    expect(page.locator(".notice")).to_contain_text("the models are loading")
+    page.unroute("**/v1/models")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("kqv-heads .heads-cell")).to_have_count(72)
 
 
 def test_a_server_that_went_away_is_told_of(page: Page) -> None:
@@ -71,21 +82,19 @@ def test_a_text_without_tokens_strings_is_shown_by_ids(page: Page) -> None:
 
 
 def accuse(page: Page) -> list[str]:
-    if not AXE.exists():
-        pytest.skip("needs axe-core: make javascript")
-    page.evaluate(AXE.read_text())
+    page.evaluate(axe())
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [f"{each['id']}: {[node['html'] for node in each['nodes']][:3]}" for each in found["violations"]]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["Look", "Compare", "Step by step", "Generate"])
-def test_axe_finds_nothing(watched: Watched, scheme: str, name: str) -> None:
+def test_axe_finds_nothing(watched: Watched, scheme: str) -> None:
     watched.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     page = watched.open()
-    page.get_by_role("navigation").get_by_role("button", name=name).click()
-    page.wait_for_timeout(500)
-    assert accuse(page) == []
+    for name in PAGES:
+        page.get_by_role("navigation").get_by_role("button", name=name).click()
+        page.wait_for_timeout(500)
+        assert accuse(page) == []
 
 
 def test_dark_is_dark_and_the_map_the_same(watched: Watched) -> None:
@@ -114,7 +123,7 @@ def test_reduced_motion_moves_nothing(watched: Watched) -> None:
 def test_no_width_makes_the_page_scroll_sideways(watched: Watched, width: int) -> None:
     watched.page.set_viewport_size({"width": width, "height": 900})
     page = watched.open()
-    for name in ("Look", "Compare", "Step by step", "Generate"):
+    for name in PAGES:
         page.get_by_role("navigation").get_by_role("button", name=name).click()
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
