@@ -17,6 +17,7 @@ from kqv.attention.packed import attend_packed
 from kqv.batch import in_passes, pack
 from kqv.checkpoints import read_checkpoint
 from kqv.config import Group, ModelShape
+from kqv.decoding import Plan, plan
 from kqv.errors import InputError, UnsupportedError
 from kqv.generate import Generated, Generation, advance, begin, finish
 from kqv.inputs import Input, InputLike, TokenSequence, Truncate, read
@@ -70,6 +71,11 @@ class Model:
     def parameters(self) -> int:
         """How many weights there are; shared ones count once."""
         return sum(parameter.numel() for parameter in self.transformer.parameters())
+
+    @cached_property
+    def plan(self) -> Plan | None:
+        """How a step of decoding runs in one call, where it can; made when the first text is written."""
+        return plan(self.transformer)
 
     def read(self, given: InputLike, truncate: Truncate = "error") -> TokenSequence:
         """A text, token ids, embeddings or `Input`, as this model reads it. Raises `InputError`."""
@@ -177,7 +183,7 @@ class Model:
 
     def advance(self, generations: Sequence[Generation]) -> None:
         """One more token for each; several generations share one pass. Where it fails, they are as they were before."""
-        advance(self.transformer, self.tokenizer, generations)
+        advance(self.transformer, self.tokenizer, generations, self.plan)
 
     def finish(self, generation: Generation) -> Generated:
         """What a generation that has ended wrote, and what it looked at."""

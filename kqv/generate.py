@@ -13,14 +13,19 @@ from kqv.analysis import GroupAnalysis, TopWeights
 from kqv.batch import in_passes, numbers, pack, pack_ids
 from kqv.cache import Cache
 from kqv.config import Group, ModelShape
+from kqv.decoding import Plan
 from kqv.diagnostics import DIAGNOSTICS
 from kqv.errors import InputError, UnsupportedError
 from kqv.inputs import TokenSequence
 from kqv.network import Network
 from kqv.recorder import Recorder, Watch, describe
+from kqv.rows import groups
 from kqv.sampling import Sampling, choose
-from kqv.selection import Selection, scopes
+from kqv.selection import PER_HEAD, Selection, scopes
 from kqv.tokenizer import Tokenizer
+
+CPU = torch.device("cpu")
+"""Where a plan runs."""
 
 FinishReason = Literal["length", "stop", "end"]
 
@@ -132,27 +137,41 @@ def check_selection(selection: Selection) -> None:
 
 
 @torch.inference_mode()
-def advance(transformer: Network, tokenizer: Tokenizer | None, generations: Sequence[Generation]) -> None:
+def advance(transformer: Network, tokenizer: Tokenizer | None, generations: Sequence[Generation], plan: Plan | None = None) -> None:
     """One token for each generation: those that begin read their prompts in one pass, the others their last tokens in another.
 
-    Where it fails, all of them are as they were before.
+    With a plan the latter is a single call. Where anything fails, all generations are as they were before.
     """
     marks = [generation.mark() for generation in generations]
     try:
-        advance_each(transformer, tokenizer, generations)
+        advance_each(transformer, tokenizer, generations, plan)
     except BaseException:
         for generation, mark in zip(generations, marks, strict=True):
             generation.rewind(mark)
         raise
 
 
-def advance_each(transformer: Network, tokenizer: Tokenizer | None, generations: Sequence[Generation]) -> None:
+def advance_each(transformer: Network, tokenizer: Tokenizer | None, generations: Sequence[Generation], plan: Plan | None) -> None:
     """The step itself."""
     fresh = [generation for generation in generations if not generation.cache.length]
     running = [generation for generation in generations if generation.cache.length]
-    for group in (fresh, running):
+    planned = [generation for generation in running if plan is not None and PER_HEAD.isdisjoint(generation.selection.outputs)]
+    if plan is not None and planned:
+        step_by(plan, tokenizer, planned)
+    for group in (fresh, [generation for generation in running if generation not in planned]):
         if group:
             in_passes(transformer, shape, group, partial(step, transformer, tokenizer))
+
+
+def step_by(plan: Plan, tokenizer: Tokenizer | None, generations: Sequence[Generation]) -> None:
+    """One token of each generation, all layers in one call."""
+    caches = tuple(generation.cache for generation in generations)
+    watches = [watch(plan.config, CPU, tokenizer, generation) for generation in generations]
+    inputs = pack_ids([generation.unread for generation in generations], plan.decoder, caches)
+    decoded = plan.step(inputs, [watch.selection.looks_at_heads for watch in watches])
+    for index, (generation, watch_, logits) in enumerate(zip(generations, watches, decoded.logits, strict=True)):
+        generation.steps.append(groups(plan, watch_, decoded, index))
+        take(generation, logits, plan.config, tokenizer)
 
 
 def shape(generation: Generation) -> tuple[int, int, int]:
@@ -163,7 +182,8 @@ def shape(generation: Generation) -> tuple[int, int, int]:
 def step(transformer: Network, tokenizer: Tokenizer | None, generations: Sequence[Generation]) -> list[int]:
     """One pass over what the generations have not read, all of them fresh or none; returns what each has chosen."""
     assert transformer.decoder is not None and transformer.head is not None
-    recorder = Recorder([watch(transformer, tokenizer, generation) for generation in generations])
+    device = next(transformer.parameters()).device
+    recorder = Recorder([watch(transformer.config, device, tokenizer, generation) for generation in generations])
     is_fresh = not generations[0].cache.length
     sources = [generation.source for generation in generations]
     encoder = pack(sources, transformer.encoder) if transformer.encoder is not None and is_fresh else None
@@ -192,7 +212,7 @@ def take(generation: Generation, logits: Tensor, config: ModelShape, tokenizer: 
         generation.finish_reason = "length"
 
 
-def watch(transformer: Network, tokenizer: Tokenizer | None, generation: Generation) -> Watch:
+def watch(config: ModelShape, device: torch.device, tokenizer: Tokenizer | None, generation: Generation) -> Watch:
     """What to look at in the next step; diagnostics come a query, since means wait for the last of them."""
     source, read = generation.source, generation.read
     lengths: dict[Group, tuple[int, int]] = {
@@ -200,11 +220,12 @@ def watch(transformer: Network, tokenizer: Tokenizer | None, generation: Generat
         "decoder": (len(generation.unread), len(read)),
         "cross": (len(generation.unread), len(source)),
     }
+    lengths = {group: lengths[group] for group in config.groups}
     ids: dict[Group, tuple[int, ...] | None] = {"encoder": source.ids, "decoder": read, "cross": source.ids}
     selection = replace(generation.selection, per_query=True)
-    device = next(transformer.parameters()).device
-    described = describe(lengths, ids, device, tokenizer)
-    return Watch(selection, scopes(selection, transformer.config, lengths), described)
+    # What tokens are is for the measures alone, and takes longer to find out than all the rest.
+    described = describe(lengths, ids if selection.measures else dict.fromkeys(ids), device, tokenizer)
+    return Watch(selection, scopes(selection, config, lengths), described)
 
 
 def finish(generation: Generation, tokenizer: Tokenizer | None) -> Generated:

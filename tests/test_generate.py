@@ -9,6 +9,7 @@ import torch
 import transformers
 
 import kqv
+import kqv.decoding
 import kqv.generate
 import kqv.recorder
 from kqv.sampling import choose
@@ -58,13 +59,19 @@ def t5() -> tuple[Any, Any]:
 KINDS = {"gpt2": gpt2, "mistral": mistral, "t5": t5}
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[*KINDS, "gpt2 without C", "mistral without C"])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[kqv.Model, Any]:
     """Our model and transformers' own, of one checkpoint."""
     torch.manual_seed(0)
-    directory = tmp_path_factory.mktemp("models") / request.param
-    reference = tiny.save(directory, *KINDS[request.param]())
-    return kqv.load(directory), reference
+    kind, _, without = request.param.partition(" without ")
+    directory = tmp_path_factory.mktemp("models") / kind
+    reference = tiny.save(directory, *KINDS[kind]())
+    model = kqv.load(directory)
+    if without:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("kqv.decoding.library", lambda: None)
+            assert model.plan is None
+    return model, reference
 
 
 def written_by_transformers(reference: Any, prompt: list[int], count: int) -> list[int]:
@@ -178,14 +185,20 @@ def test_tokens_are_drawn_as_often_as_their_probabilities_say(options: dict[str,
 
 
 def fail_in_the_second_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    attend = kqv.recorder.Recorder.attend
+    """In C, once all is written."""
+    attend, decode = kqv.recorder.Recorder.attend, kqv.decoding.decode
 
     def failing(self: Any, call: Any) -> Any:
         if call.layer == 1:
             raise RuntimeError("no memory")
         return attend(self, call)
 
+    def failing_late(*args: Any) -> None:
+        decode(*args)
+        raise RuntimeError("no memory")
+
     monkeypatch.setattr("kqv.recorder.Recorder.attend", failing)
+    monkeypatch.setattr("kqv.decoding.decode", failing_late)
 
 
 def fail_at_the_last_choice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,7 @@ def assert_multiplies(weight: torch.Tensor, bias: torch.Tensor | None, count: in
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 11])
 @pytest.mark.parametrize("kind", KINDS)
 def test_products_are_those_of_the_same_numbers(kind, count: int) -> None:
-    for rows, blocks in ((1, 1), (67, 18), (131, 5)):
+    for rows, blocks in ((1, 1), (67, 18), (257, 8)):
         assert_multiplies(kind(rows, blocks), torch.randn(rows) if rows > 1 else None, count)
 
 

@@ -1,13 +1,14 @@
 """Matrices in the smallest form that keeps each of their numbers: a product with a few vectors takes as long as reading them."""
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kqv.native.arena import Arena
 from kqv.native.library import library
 from kqv.native.structures import address, fields
 
@@ -52,6 +53,14 @@ class Matrix:
         """What a product reads."""
         parts = (self.numbers, self.scales, self.offsets, self.bias)
         return sum(part.numel() * part.element_size() for part in parts if part is not None)
+
+    def moved(self, arena: Arena) -> "Matrix":
+        """The same in an arena, but for the bias."""
+        numbers, scales, offsets = (
+            None if part is None else arena.hold(part) for part in (self.numbers, self.scales, self.offsets)
+        )
+        assert numbers is not None
+        return replace(self, numbers=numbers, scales=scales, offsets=offsets)
 
     def times(self, x: Float[Tensor, "n columns"]) -> Float[Tensor, "n rows"]:
         """W x + b of each vector, in float32."""

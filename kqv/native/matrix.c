@@ -198,7 +198,7 @@ void kqv_multiply(const Matrix *matrix, float *x, int64_t count, float *sums, fl
     const Vectors all = {x, sums, count, matrix->columns, sums_of(matrix->columns)};
     add_up(all, matrix->columns);
     const int64_t tiles = (matrix->rows + TILE - 1) / TILE;
-#pragma omp parallel
+#pragma omp parallel if (matrix->rows * matrix->columns >= 1 << 16)
     {
         const int64_t threads = omp_get_num_threads(), own = omp_get_thread_num();
         const int64_t first = tiles * own / threads * TILE, last = tiles * (own + 1) / threads * TILE;

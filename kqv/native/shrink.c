@@ -101,7 +101,7 @@ static int shrink_row(const float *w, int64_t row, const Matrix *into)
 int kqv_shrink(const float *w, const Matrix *into)
 {
     int failed = into->form != BFLOAT16 && into->columns % BLOCK;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (into->rows * into->columns >= 1 << 16)
     for (int64_t row = 0; row < into->rows; row++) {
         int stop;
 #pragma omp atomic read
