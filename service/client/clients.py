@@ -122,6 +122,15 @@ class Client(Calls[httpx.Client]):
         events = Events()
         return TokenStream(events, self._read(streamed(call), events))
 
+    def widget(self, text: str, **attributes: str | int) -> Any:
+        """The dashboard's views of a text, live in a notebook: attributes are those of `<kqv-attention>`, such as `model`, `layer`.
+
+        The browser asks through this client: it needs no way to the server and no key. Raises `InputError` without `kqv[notebook]`.
+        """
+        from service.widget import make_widget
+
+        return make_widget(self, {"text": text} | {name: str(value) for name, value in attributes.items()})
+
     def _open(self) -> httpx.Client:
         return httpx.Client()
 

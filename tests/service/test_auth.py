@@ -26,8 +26,7 @@ KEY = "correct-horse-battery-staple"
 OTHER = "staple-battery-horse-correct"
 KEYS: dict[str, Any] = {"api_keys": f"dashboard:{KEY},batch:sha256:{digest_of(OTHER).hex()}"}
 BODY = {"input": "the cat", "weights": "none"}
-PAGES = {"/", "/embed"}
-PUBLIC = PAGES | {"/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/redoc", "/openapi.json"}
+PUBLIC = {"/", "/embed", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/redoc", "/openapi.json"}
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -58,7 +57,7 @@ def test_every_route_wants_a_key_unless_it_is_public(guarded: httpx.Client, mode
     for method, path in routes:
         response = guarded.request(method, re.sub(r"{\w+}", "tiny", path))
         if path in PUBLIC:
-            assert response.status_code == 200 or (path in PAGES and response.status_code == 404), path
+            assert response.status_code == 200, path
             public.add(path)
         else:
             assert response.status_code == 401, path
@@ -132,7 +131,7 @@ def test_encoded_spelling_of_a_public_path_is_that_path(guarded: httpx.Client) -
 
 
 def test_pages_have_their_scripts(guarded: httpx.Client) -> None:
-    for page in ("/docs", "/redoc"):
+    for page in ("/", "/embed", "/docs", "/redoc"):
         sources = re.findall(r'(?:src|href)="([^"]+)"', guarded.get(page).text)
         assert sources
         assert [guarded.get(source).status_code for source in sources] == [200] * len(sources)
