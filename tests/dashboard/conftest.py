@@ -32,7 +32,7 @@ def server(minilm_directory: Path) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # until it closes, Playwright's own event loop runs, and no other one beside it
 def browser() -> Iterator[Browser]:
     program = tool("chromium")
     with sync_playwright() as playwright:
