@@ -6,7 +6,7 @@ fetched.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from typing import Any
 import orjson
 
 from kqv.errors import InputError
-from service.client import Client, ClientError
 from service.client.calls import Call
+from service.client.errors import ClientError
 from service.client.exchange import Reply
 
 FOLDER = Path(__file__).parent
@@ -23,6 +23,8 @@ ENTRY = "kqv-attention.js"
 IMPORT = re.compile(r'^(?:import|export)\b[^;"]*"\./([\w-]+\.js)"', re.MULTILINE)
 PATHS = re.compile(r"/v1/(analyze|tokenize|models(/[^/?#]+)?)")
 """What the views ask for; nothing else is passed on, whatever a page may send."""
+Run = Callable[[Call[Reply]], Reply]
+"""How a client asks: `Client.run`."""
 ANY_STATUS = frozenset(range(100, 600))
 
 
@@ -46,14 +48,14 @@ def read(name: str) -> str:
     return (FOLDER / "dashboard" / name).read_text(encoding="utf-8")
 
 
-def answer(client: Client, path: str, body: str | None) -> tuple[int, dict[str, str], bytes]:
+def answer(run: Run, path: str, body: str | None) -> tuple[int, dict[str, str], bytes]:
     """What the server says to a view: status, headers and body. Where there is no answer, a problem that the view can show."""
     if not PATHS.fullmatch(path):
         return problem(403, "Forbidden", f"the widget doesn't ask for {path}")
     fields = None if body is None else orjson.loads(body)
     asked: Call[Reply] = Call(path, lambda _, reply: reply, fields, expected=ANY_STATUS)
     try:
-        reply = client.run(asked)
+        reply = run(asked)
     except ClientError as error:
         return problem(error.status or 503, type(error).__name__, error.detail)
     kept = {name: value for name in ("content-type", "server-timing", "retry-after") if (value := reply.header.get(name))}
@@ -66,7 +68,7 @@ def problem(status: int, title: str, detail: str) -> tuple[int, dict[str, str], 
     return status, {"content-type": "application/problem+json"}, orjson.dumps(document)
 
 
-def make_widget(client: Client, attributes: Mapping[str, str]) -> Any:
+def make_widget(run: Run, attributes: Mapping[str, str]) -> Any:
     """A widget of `<kqv-attention>` with these attributes. Raises `InputError` where anywidget is missing."""
     try:
         import anywidget
@@ -81,7 +83,7 @@ def make_widget(client: Client, attributes: Mapping[str, str]) -> Any:
         attributes = traitlets.Dict().tag(sync=True)
 
         def ask(self, _: object, message: dict[str, Any], __: object) -> None:
-            status, headers, body = answer(client, message["path"], message.get("body"))
+            status, headers, body = answer(run, message["path"], message.get("body"))
             self.send({"id": message["id"], "status": status, "headers": headers}, [body])
 
     shown = Attention(attributes=dict(attributes))

@@ -129,7 +129,7 @@ class Client(Calls[httpx.Client]):
         """
         from service.widget import make_widget
 
-        return make_widget(self, {"text": text} | {name: str(value) for name, value in attributes.items()})
+        return make_widget(self.run, {"text": text} | {name: str(value) for name, value in attributes.items()})
 
     def _open(self) -> httpx.Client:
         return httpx.Client()

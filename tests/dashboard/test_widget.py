@@ -51,7 +51,7 @@ def connect(page: Page, client: Client) -> list[str]:
 
     def kernel(message: dict[str, Any]) -> dict[str, Any]:
         asked.append(message["path"])
-        status, headers, body = widget.answer(client, message["path"], message.get("body"))
+        status, headers, body = widget.answer(client.run, message["path"], message.get("body"))
         return {"status": status, "headers": headers, "body": b64encode(body).decode()}
 
     page.expose_function("kernel", kernel)
@@ -86,13 +86,13 @@ def test_server_that_is_gone_is_shown(notebook: Page) -> None:
 )
 def test_kernel_passes_nothing_else_on(server: str, path: str) -> None:
     with Client(server) as client:
-        status, _, body = widget.answer(client, path, None)
+        status, _, body = widget.answer(client.run, path, None)
     assert status == 403 and "doesn't ask for" in json.loads(body)["detail"]
 
 
 def test_refusals_are_passed_on_as_they_are(server: str) -> None:
     with Client(server) as client:
-        status, headers, body = widget.answer(client, "/v1/analyze", '{"input": "a", "model": "other"}')
+        status, headers, body = widget.answer(client.run, "/v1/analyze", '{"input": "a", "model": "other"}')
     assert (status, headers["content-type"], json.loads(body)["status"]) == (404, "application/problem+json", 404)
 
 
