@@ -19,6 +19,15 @@ typedef struct {
     Keys keys;
 } Scratch;
 
+/* Where the tile is; keys of another sequence are nowhere. */
+INLINE int side_of(const Lanes *lanes, const Keys *keys, const Sequence *sequence)
+{
+    const int last = lanes->count - 1;
+    if (sequence->same && keys->first + keys->count - 1 < (int)lanes->place[0][0])
+        return BEFORE;
+    return sequence->same && keys->first > (int)lanes->place[last / WIDTH][last % WIDTH] ? AFTER : ABOUT;
+}
+
 /* Let the lanes see one tile of keys. */
 INLINE void see(Lanes *lanes, const Keys *keys, const Call *call, const Sequence *sequence, const int vectors, const int statistics)
 {
@@ -32,10 +41,8 @@ INLINE void see(Lanes *lanes, const Keys *keys, const Call *call, const Sequence
     if (statistics)
         note_scores(lanes, keys->first, count);
     rescale(lanes, count, call->width, vectors, statistics);
-    if (partial || count % GROUP || lanes->table[0])
-        exponentiate(lanes, keys, 1, vectors, statistics);
-    else
-        exponentiate(lanes, keys, 0, vectors, statistics);
+    const int masked = partial || count % GROUP || lanes->table[0];
+    exponentiate_by(lanes, keys, masked, side_of(lanes, keys, sequence), vectors, statistics);
     if (statistics) {
         if (partial || lanes->table[0])
             certify(lanes, sequence, keys->first, count, vectors);

@@ -33,6 +33,7 @@ typedef struct {
     float keys[KEYS * WIDEST], values[KEYS * WIDEST]; /* side by side: where they come from, they would evict each other from the cache */
     int32_t ids[KEYS], before[KEYS]; /* each key's token, and that of the key before it; −1 for none */
     float special[KEYS];
+    float steps[GROUP + KEYS]; /* −GROUP, −GROUP + 1, …, KEYS − 1 */
 } Keys;
 
 /* Vector c of the lanes' queries: read along the width, kept across it. */
@@ -114,6 +115,8 @@ static void read_keys(Keys *keys, const Call *call, const Sequence *sequence, in
         copy(keys->keys + j * call->width, k + j * call->key_stride, call->width);
         copy(keys->values + j * call->width, v + j * call->value_stride, call->width);
     }
+    for (int j = 0; call->quantities && j < GROUP + KEYS; j++)
+        keys->steps[j] = (float)(j - GROUP);
     for (int j = 0; call->quantities && j < KEYS; j++) {
         const int key = first + j, known = sequence->ids && j < count;
         keys->ids[j] = known ? sequence->ids[key] : -1;

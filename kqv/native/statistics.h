@@ -85,14 +85,19 @@ INLINE void keep_top(Vector top[GROUP], Vector e[GROUP])
         order(&top[merge[k][0]], &top[merge[k][1]]);
 }
 
-/* exp of the tile, in place, and its sums; `masked` where some scores are hidden. */
-INLINE void exponentiate(Lanes *lanes, const Keys *keys, const int masked, const int vectors, const int statistics)
+/* Where a tile's keys are to the lanes' queries: all before them, all after them, or about them. */
+enum { BEFORE, AFTER, ABOUT };
+
+/* exp of the tile, in place, and its sums; `masked` where some scores are hidden. Where the keys are all to one side, how far each is
+   from the nearest of them comes out of a table, and how far that one is from the query is counted once. */
+INLINE void exponentiate(Lanes *lanes, const Keys *keys, const int masked, const int side, const int vectors, const int statistics)
 {
     const int base = keys->first, count = keys->count;
+    const float *steps = keys->steps + GROUP;
     for (int c = 0; c < vectors; c++) {
         const Vector maximum = lanes->maximum[c], place = lanes->place[c];
         const Integers id = lanes->id[c];
-        Vector total = lanes->total[c], weighted = lanes->weighted[c], squares = lanes->squares[c], distance = lanes->distance[c];
+        Vector total = {0}, weighted = lanes->weighted[c], squares = lanes->squares[c], distance = lanes->distance[c];
         Vector special = lanes->special[c], duplicate = lanes->duplicate[c], induction = lanes->induction[c];
         for (int start = 0; start < count; start += GROUP) {
             Vector group[GROUP];
@@ -105,24 +110,50 @@ INLINE void exponentiate(Lanes *lanes, const Keys *keys, const int masked, const
                     e = pick(score > HIDDEN, e, (Vector){0});
                 lanes->tile[j][c] = group[k] = e;
                 total += e;
-                if (statistics) {
+                if (!statistics)
+                    continue;
+                weighted += e * below;
+                squares += e * e;
+                special += e * keys->special[j];
+                if (side == ABOUT) {
                     const Vector offset = place - (float)(base + j);
-                    weighted += e * below;
-                    squares += e * e;
                     distance += e * absolute(offset);
-                    special += e * keys->special[j];
                     duplicate += pick((id == keys->ids[j]) & (offset != 0.0f), e, (Vector){0});
                     induction += pick((id == keys->before[j]) & (offset > 0.0f), e, (Vector){0});
+                } else {
+                    distance += e * steps[side == BEFORE ? count - 1 - j : j];
+                    duplicate += pick(id == keys->ids[j], e, (Vector){0});
+                    if (side == BEFORE)
+                        induction += pick(id == keys->before[j], e, (Vector){0});
                 }
             }
             if (statistics)
                 keep_top(lanes->top[c], group);
         }
-        lanes->total[c] = total;
+        lanes->total[c] += total;
         if (statistics) {
+            if (side == BEFORE)
+                distance += total * (place - (float)(base + count - 1));
+            if (side == AFTER)
+                distance += total * ((float)base - place);
             lanes->weighted[c] = weighted, lanes->squares[c] = squares, lanes->distance[c] = distance;
             lanes->special[c] = special, lanes->duplicate[c] = duplicate, lanes->induction[c] = induction;
         }
+    }
+}
+
+/* The same with a copy of the code for each case. */
+INLINE void exponentiate_by(Lanes *lanes, const Keys *keys, int masked, int side, const int vectors, const int statistics)
+{
+    if (!statistics)
+        side = ABOUT;
+    switch (2 * side + masked) {
+    case 2 * BEFORE: exponentiate(lanes, keys, 0, BEFORE, vectors, statistics); break;
+    case 2 * BEFORE + 1: exponentiate(lanes, keys, 1, BEFORE, vectors, statistics); break;
+    case 2 * AFTER: exponentiate(lanes, keys, 0, AFTER, vectors, statistics); break;
+    case 2 * AFTER + 1: exponentiate(lanes, keys, 1, AFTER, vectors, statistics); break;
+    case 2 * ABOUT: exponentiate(lanes, keys, 0, ABOUT, vectors, statistics); break;
+    default: exponentiate(lanes, keys, 1, ABOUT, vectors, statistics);
     }
 }
 
