@@ -66,8 +66,11 @@ class Selection:
     @property
     def measures(self) -> tuple[str, ...]:
         """The ids of the diagnostics that are wanted, each once."""
-        if isinstance(self.diagnostics, tuple):
+        if not isinstance(self.diagnostics, str):
             return tuple(dict.fromkeys(self.diagnostics))
+        if self.diagnostics not in ("all", "none"):
+            message = f'diagnostics is "all", "none" or a tuple of ids, not {self.diagnostics!r}'
+            raise InputError(message, ("diagnostics",))
         return DEFAULT_DIAGNOSTICS if self.diagnostics == "all" else ()
 
     @property

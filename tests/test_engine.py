@@ -198,6 +198,8 @@ BAD_SELECTIONS = [
     ({"top_k": 0}, "top_k is 1 or more", ("top_k",)),
     ({"pool": 0}, "pool is 1 or more", ("pool",)),
     ({"diagnostics": ("entropy", "entropi")}, "'entropi'; there are entropy, ", ("diagnostics", 1)),
+    ({"diagnostics": "entropy"}, 'diagnostics is "all", "none" or a tuple of ids', ("diagnostics",)),
+    ({"diagnostics": ["entropi"]}, "'entropi'; there are entropy, ", ("diagnostics", 0)),
     ({"outputs": ("attention",)}, "'attention'; there are hidden, ", ("outputs", 0)),
     ({"outputs": ("logits",)}, "has no language-model head", ("outputs",)),
 ]
@@ -211,6 +213,11 @@ def test_a_selection_that_means_nothing_is_refused(
         model.analyze(SENTENCES[:1], **selection)
     assert message in str(caught.value)
     assert caught.value.location == location
+
+
+def test_measures_may_come_as_a_list(model: kqv.Model) -> None:
+    [found] = model.analyze(SENTENCES[:1], diagnostics=["entropy", "previous"], weights="none")
+    assert list(found.attention["encoder"].diagnostics) == ["entropy", "previous"]
 
 
 BAD_INPUTS = [
