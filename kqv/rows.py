@@ -42,7 +42,7 @@ def analyze_rows(plan: Plan, watch: Watch, weights: Float[Tensor, "L H n"], head
         top = TopWeights(strongest.indices + scope.keys.start, strongest.values)
     figures: dict[str, Tensor] = {}
     if selection.measures:
-        added = (of_scope(plan.factors, scope) @ of_scope(head_outputs, scope)[..., None])[..., 0]
+        added = (of_scope(head_outputs, scope)[..., None, :] @ of_scope(plan.factors, scope).mT)[..., 0, :]
         figures = measure(
             weights, added.norm(dim=-1), [plan.config.windows[layer] for layer in scope.layers], tokens, selection.top_k
         )
