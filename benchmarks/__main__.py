@@ -11,6 +11,7 @@ from benchmarks import (
     balancer,
     broken,
     decoding,
+    gpu,
     lens,
     memory,
     overload,
@@ -32,6 +33,7 @@ class Benchmark(NamedTuple):
 
 BENCHMARKS = {
     "attention": Benchmark(attention.run),
+    "gpu": Benchmark(gpu.run),
     "analysis": Benchmark(analysis.run),
     "decoding": Benchmark(decoding.run),
     "request": Benchmark(request.run),

@@ -94,6 +94,7 @@ def attend(call: AttentionCall, tokens: Sequence[Tokens] = (), top_k: Sequence[i
             WIDEN=q.dtype == torch.bfloat16 and not q.is_cuda,
             num_warps=blocks.warps,
             num_stages=blocks.stages,
+            enable_fp_fusion=True,  # the default of Triton's to come is slower
         )
     if not tokens:
         return Attended(output, None)

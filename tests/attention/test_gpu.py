@@ -1,7 +1,11 @@
 """The GPU's kernel against the whole map in float64: on a GPU where there is one, else in Triton's interpreter."""
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -210,3 +214,13 @@ def test_the_largest_weights_are_summed_exactly_where_many_are_equal() -> None:
     call = make_call([(64, 64)], Everything(), sharpness=0.0, device=DEVICE)
     [mass] = gpu.attend(call, [known(64, 64, device=DEVICE)], [3]).quantities[QUANTITIES.index("top_k_mass")].unique().tolist()
     assert math.isclose(mass, 3 / 64, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize(("capability", "number", "look"), [("90", "bf16", "look"), ("80", "fp16", "alone")])
+def test_the_kernel_compiles_for_cards_that_are_not_here(capability: str, number: str, look: str, tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(Path(kqv.__file__).parents[1])}
+    command = [sys.executable, str(Path(__file__).parents[1] / "compiling.py"), capability, number, look]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert ("wgmma.mma_async" if capability == "90" else "mma.sync") in done.stdout
+    assert "cp.async.cg" in done.stdout, "keys are not fetched while others are worked on"
