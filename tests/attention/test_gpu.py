@@ -48,6 +48,7 @@ def check(
     assert found.output.dtype == call.q.dtype
 
 
+RANDOM = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
 SAME = [(1, 1), (7, 7), (1, 61), (37, 53)]
 CASES: dict[str, Any] = {
     "everything": {"mask": Everything()},
@@ -58,7 +59,7 @@ CASES: dict[str, Any] = {
     "no groups": {"mask": Causal(), "key_heads": 4},
     "one key head": {"mask": Causal(), "key_heads": 1},
     "ALiBi": {"mask": Causal(), "bias": Linear(alibi_slopes(4).to(DEVICE))},
-    "T5's bias": {"mask": Everything(), "bias": Relative(torch.randn(32, 4).to(DEVICE), 128, both_ways=True)},
+    "T5's bias": {"mask": Everything(), "bias": Relative(RANDOM.to(DEVICE), 128, both_ways=True)},
     "sharp heads": {"mask": Causal(), "sharpness": 20.0},
     "equal scores": {"mask": Causal(), "sharpness": 0.0},
 }
