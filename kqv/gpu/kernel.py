@@ -254,7 +254,7 @@ def attend(
     query, head = row // shared, key_head * shared + row % shared
     used = query < num_queries
     read = num_keys - num_queries if SAME else 0
-    place, token = query + read, start + query
+    place, token = tl.minimum(query, num_queries - 1) + read, start + query  # idle rows read the last one's biases
     low = tl.load(lows + token, mask=used, other=0)
     high = tl.load(highs + token, mask=used, other=0)
     sees = low < high
