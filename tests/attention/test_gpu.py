@@ -151,6 +151,16 @@ def test_neighbours_and_where_keys_lie_change_nothing() -> None:
     assert torch.equal(together.quantities, torch.cat([each.quantities for each in alone], dim=-1))
 
 
+def test_no_bias_is_read_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = make_call([(37, 37)], Causal(), Linear(alibi_slopes(4).to(DEVICE)), heads=4, key_heads=2, device=DEVICE)
+    offsets = gpu.biased(call)
+    room = torch.cat((offsets.numbers.flatten(), torch.full((4096,), 3e38, device=DEVICE)))  # to multiply these is a warning
+    monkeypatch.setattr(
+        gpu, "biased", lambda call: offsets._replace(numbers=room[: offsets.numbers.numel()].view_as(offsets.numbers))
+    )
+    gpu.attend(call, [known(37, 37, device=DEVICE)], [8], SMALL._replace(rows=128))
+
+
 def test_the_output_alone_is_the_same() -> None:
     call = make_call(SAME, Causal(), device=DEVICE)
     plain = gpu.attend(call)
