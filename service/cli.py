@@ -122,6 +122,7 @@ def analyze_command(
     text: Annotated[str, typer.Argument(help="What the model reads.")],
     model: Annotated[str, typer.Option(help="A model in the store, or a checkpoint's folder.")] = "minilm",
     pair: Annotated[str | None, typer.Option(help="A second segment, for models that read two.")] = None,
+    target: Annotated[str | None, typer.Option(help="What an encoder–decoder's decoder reads, in place of its own output.")] = None,
     layers: Layers = None,
     heads: Heads = None,
     device: Device = None,
@@ -141,7 +142,7 @@ def analyze_command(
     loaded = load(model, device=device or "auto", store=store)
     chosen: dict[str, Any] = {"layers": tuple(layers) if layers else None, "heads": tuple(heads) if heads else None}
     weights: dict[str, Any] = {"weights": "top"} if html is None else {"weights": "pooled", "pool": SIDE}
-    [analysis] = loaded.analyze([Input(text=text, pair=pair)], outputs=(), **weights, **chosen)
+    [analysis] = loaded.analyze([Input(text=text, pair=pair, target=target)], outputs=(), **weights, **chosen)
     if html is not None:
         write(html, analysis.page())
     elif as_json:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:  # a table without an analysis doesn't need torch
     from kqv.analysis import Analysis, GroupAnalysis
+    from kqv.config import Group
 
 
 class Pattern(NamedTuple):
@@ -67,17 +68,24 @@ class Head:
 
 def describe(analysis: Analysis) -> Iterator[RenderableType]:
     """Everything there is to print of an analysis that has its tokens, the default diagnostics and the top weights."""
-    tokens = analysis.tokens or ()
     for group, found in analysis.attention.items():
-        heads = read_heads(found)
-        yield heading(f"{group} attention over {len(tokens)} tokens")
+        heads, (queries, keys) = read_heads(found), sides(analysis, group)
+        across = f"of {len(queries)} tokens to {len(keys)}" if group == "cross" else f"over {len(queries)} tokens"
+        yield heading(f"{group} attention {across}")
         if len(heads) > 1:
             yield head_map(found, heads)
             yield legend()
             yield heading("The sharpest heads, not counting what rests on the first and the special tokens")
         yield figures_table(heads[:SHOWN])
         yield heading(f"Layer {heads[0].layer}, head {heads[0].head}: what each token looks at most")
-        yield looks_table(found, heads[0], tokens)
+        yield looks_table(found, heads[0], queries, keys)
+
+
+def sides(analysis: Analysis, group: Group) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Whose queries and whose keys a kind of attention has: a decoder's are the target's, where there is one."""
+    source = analysis.tokens or ()
+    target = analysis.target_tokens or source
+    return source if group == "encoder" else target, target if group == "decoder" else source
 
 
 def read_heads(found: GroupAnalysis) -> list[Head]:
@@ -121,13 +129,13 @@ def figures_table(heads: list[Head]) -> Table:
     return table
 
 
-def looks_table(found: GroupAnalysis, head: Head, tokens: tuple[str, ...]) -> Table:
+def looks_table(found: GroupAnalysis, head: Head, queries: tuple[str, ...], keys: tuple[str, ...]) -> Table:
     """Each token with the one that it looks at most, and how much."""
     assert found.top is not None
-    keys, weights = (top[head.row, head.column, :, 0].tolist() for top in (found.top.keys, found.top.weights))
+    strongest, weights = (top[head.row, head.column, :, 0].tolist() for top in (found.top.keys, found.top.weights))
     table = plain_table("", "token", "", "looks at", "weight", "")
-    for query, (key, weight) in enumerate(zip(keys, weights, strict=True)):
-        table.add_row(str(query), Text(tokens[query]), str(key), Text(tokens[key]), f"{weight:.2f}", "█" * round(20 * weight))
+    for query, (token, key, weight) in enumerate(zip(queries, strongest, weights, strict=True)):
+        table.add_row(str(query), Text(token), str(key), Text(keys[key]), f"{weight:.2f}", "█" * round(20 * weight))
     return table
 
 

@@ -191,6 +191,32 @@ def test_the_sharpest_head_that_does_not_rest_on_sinks_is_shown_token_by_token()
     assert {tuple(row[4:]) for row in rows} == {("0.71", "█" * 14)}
 
 
+def test_each_side_of_an_encoder_decoder_is_shown_in_its_own_tokens() -> None:
+    [analysis] = kqv.load("mini-t5").analyze([kqv.Input(text="3 May 2026", target="the third")], weights="top", outputs=())
+    assert analysis.tokens is not None and analysis.target_tokens is not None
+    source, target = len(analysis.tokens), len(analysis.target_tokens)
+    assert source != target
+    lines = run("analyze", "3 May 2026", "--target", "the third", "--model", "mini-t5").stdout.splitlines()
+    headings = [f"encoder attention over {source} tokens", f"decoder attention over {target} tokens"]
+    headings.append(f"cross attention of {target} tokens to {source}")
+    starts = [lines.index(heading) for heading in headings]
+    for begin, end, queries, keys in zip(
+        starts,
+        [*starts[1:], len(lines)],
+        (analysis.tokens, analysis.target_tokens, analysis.target_tokens),
+        (analysis.tokens, analysis.target_tokens, analysis.tokens),
+        strict=True,
+    ):
+        part = lines[begin:end]
+        [first] = [index for index, line in enumerate(part) if line.endswith("what each token looks at most")]
+        rows = [line.split() for line in part[first + 2 :] if line]
+        for index, (row, token) in enumerate(zip(rows, queries, strict=True)):
+            beginning = [str(index), *token.split()]  # a space is a token too, and not seen
+            assert row[: len(beginning)] == beginning
+            key, *looked_at = row[len(beginning) : -2]
+            assert looked_at == keys[int(key)].split()
+
+
 def test_figures_that_are_undefined_are_a_dash() -> None:
     lines = printed(planted({"max_weight": 0.9, "distance": nan, "previous": nan, "first": 0.25}, {}))
     assert "4      0     0.00     0.90        –         first     25%" in lines
