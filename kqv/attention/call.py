@@ -129,7 +129,11 @@ class AttentionCall:
         q, k, v = self.q[start : start + self.queries.lengths[index]], self.keys[index], self.values[index]
         read = len(k) - len(q) if self.same else 0
         q, k, v = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, k, v))
-        return SequenceAttention(q, k, v, shift_mask(self.mask, read), shift_bias(self.bias, read), self.scale)
+        return SequenceAttention(q, k, v, *self.rules(index, read), self.scale)
+
+    def rules(self, index: int, read: int) -> tuple[Mask, Bias | None]:
+        """A sequence's mask and bias, for queries that begin so many places after its first key."""
+        return shift_mask(self.mask, read), shift_bias(self.bias, read)
 
     def sequences(self) -> Iterator[SequenceAttention]:
         """Each sequence by itself."""

@@ -13,7 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from kqv.attention.biases import Bias, Tabulated
-from kqv.attention.call import Attend, AttentionCall, Limits, OutputProjection, SequenceAttention
+from kqv.attention.call import Attend, AttentionCall, Limits, OutputProjection
 from kqv.attention.dense import repeat_heads
 from kqv.attention.masks import Causal, Everything, Mask, Table
 from kqv.config import Group
@@ -52,12 +52,8 @@ class RegistryCall(AttentionCall):
     def limits(self) -> Limits | None:
         return super().limits() if len(set(self.masks)) == 1 else None
 
-    def sequences(self) -> Iterator[SequenceAttention]:
-        """Each sequence by itself."""
-        parts = zip(self.queries.split(self.q), self.keys, self.values, self.masks, self.biases, strict=True)
-        for q, k, v, mask, bias in parts:
-            q, k, v = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (q, k, v))
-            yield SequenceAttention(q, k, v, mask, bias, self.scale)
+    def rules(self, index: int, read: int) -> tuple[Mask, Bias | None]:
+        return self.masks[index], self.biases[index]
 
 
 @dataclass(eq=False)

@@ -37,10 +37,17 @@ def test_an_encoder_decoder_looks_at_its_source(page: Page) -> None:
     expect(page.locator(".generate-strips kqv-tokens >> visible=true")).to_have_count(1)
 
 
+def slow_down(page: Page) -> None:
+    """Let the page's network bring no more than 20 kB a second from now on."""
+    conditions = {"offline": False, "latency": 0, "downloadThroughput": 20_000, "uploadThroughput": -1}
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", conditions)
+
+
 def test_writing_can_be_stopped(page: Page) -> None:
     page.get_by_role("button", name="Generate").click()
     expect(page.locator(".timeline .readout")).to_contain_text("so many")
     page.get_by_label("New tokens").fill("240")
+    slow_down(page)  # else all is written before anyone could stop it
     page.get_by_role("button", name="Write").click()
     expect(page.locator(".generate-map canvas")).to_be_visible()
     page.get_by_role("button", name="Stop").click()
