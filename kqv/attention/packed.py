@@ -26,16 +26,16 @@ class Observed(NamedTuple):
     quantities: Float[Tensor, "P H N"]
 
 
-def in_one_call(call: AttentionCall) -> Callable[..., Attended] | None:
+def in_one_call(call: AttentionCall, looks: bool) -> Callable[..., Attended] | None:
     """What does the whole batch at once, with statistics where they are asked for; nothing does every call on every machine."""
-    if native.serves(call):
+    if native.serves(call, looks):
         return native.attend
     return gpu.attend if gpu.serves(call) else None
 
 
 def attend_packed(call: AttentionCall) -> Float[Tensor, "N H D"]:
     """The outputs alone."""
-    attend = in_one_call(call)
+    attend = in_one_call(call, looks=False)
     if call.own is None and attend is not None and not (call.q.is_cuda and plain(call)):
         return attend(call).output
     return join(call, [sequence.by(call.variant(index) or fused) for index, sequence in enumerate(call.sequences())])
@@ -52,7 +52,7 @@ def observe_packed(call: AttentionCall, tokens: Sequence[Tokens], top_k: Sequenc
 
     By the softmax over all keys that the mask leaves, whatever the layer's own attention is.
     """
-    attend = in_one_call(call)
+    attend = in_one_call(call, looks=True)
     if attend is not None:
         output, quantities = attend(call, tokens, top_k)
         assert quantities is not None

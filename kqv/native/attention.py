@@ -1,4 +1,4 @@
-"""Attention of a packed batch in one call of the C part: float32 on the CPU, every mask and bias, the whole of the statistics."""
+"""Attention of a packed batch in one call of the C part, on the CPU: every mask and bias, the whole of the statistics."""
 
 import ctypes
 from collections.abc import Sequence
@@ -35,18 +35,22 @@ class CCall(ctypes.Structure):
     )
 
 
-def serves(call: AttentionCall) -> bool:
-    """Whether the C part can do this call, and is there."""
-    return call.q.device.type == "cpu" and call.q.dtype == torch.float32 and call.q.shape[-1] <= WIDEST and library() is not None
+def serves(call: AttentionCall, looks: bool) -> bool:
+    """Whether the C part is there, can do this call, and is the best for it; `looks` where statistics are wanted.
+
+    What is of 16 bits is widened for it: that pays for statistics, but for the output alone torch has a faster kernel.
+    """
+    served = (torch.float32, torch.bfloat16, torch.float16) if looks else (torch.float32,)
+    return call.q.device.type == "cpu" and call.q.dtype in served and call.q.shape[-1] <= WIDEST and library() is not None
 
 
 def attend(call: AttentionCall, tokens: Sequence[Tokens] = (), top_k: Sequence[int] = ()) -> Attended:
     """Attend; with what is known of each sequence's tokens, and how many weights `top_k_mass` sums there, look as well."""
     native = library()
     assert native is not None
-    keys, key_stride = side_by_side(call.keys)
-    values, value_stride = side_by_side(call.values)
-    [q], query_stride = side_by_side([call.q])
+    keys, key_stride = side_by_side([k.float() for k in call.keys])
+    values, value_stride = side_by_side([v.float() for v in call.values])
+    [q], query_stride = side_by_side([call.q.float()])
     output = q.new_empty(q.shape)  # as wide as what C writes, whatever torch's default is
     quantities = q.new_empty(len(QUANTITIES), q.shape[1], q.shape[0]) if tokens else None
     limits, tables = masked(call)
@@ -83,7 +87,7 @@ def attend(call: AttentionCall, tokens: Sequence[Tokens] = (), top_k: Sequence[i
     native.kqv_attend(ctypes.byref(asked))
     if quantities is not None and max(top_k) > TOP:
         sum_more(call, quantities, top_k)
-    return Attended(output, quantities)
+    return Attended(output.to(call.q.dtype), quantities)
 
 
 class Added(NamedTuple):

@@ -60,7 +60,7 @@ CASES: dict[str, Any] = {
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The C part where there is one, or plain torch."""
     if request.param == "torch":
-        monkeypatch.setattr(native, "serves", lambda call: False)
+        monkeypatch.setattr(native, "serves", lambda *_: False)
     elif not is_built():
         pytest.skip("there is no C compiler here")
 
