@@ -12,7 +12,7 @@ from benchmarks.side_by_side import CONSOLE, side_by_side
 from kqv.store import find
 
 PROMPT = "The capital of France is Paris. The history of the city begins with"
-TOKENS, TEXTS = 48, 8
+TOKENS, TEXTS = 128, 8
 ROWS = kqv.Selection(weights="full", diagnostics="none", outputs=())
 
 
