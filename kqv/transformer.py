@@ -305,13 +305,24 @@ class Transformer(nn.Module):
         `encoder` and `decoder` hold the packed sequences of each side that the model has, in the same order. A decoder whose caches
         know the source needs no `encoder`.
         """
-        row: Row | None = None
-        if self.encoder is not None and encoder is not None:
-            row = self.encoder(encoder, None, attend)
-        if self.decoder is not None and decoder is not None:
-            row = self.decoder(decoder, row, attend)
-        assert row is not None
-        return row
+        return run_sides(self.encoder, self.decoder, encoder, decoder, attend)
+
+
+RunSide = Callable[[Inputs, Row | None, Attend], Row]
+"""An encoder or a decoder at work: what it reads, and what a decoder looks at of its source, in; its last hidden states out."""
+
+
+def run_sides(
+    encode: RunSide | None, decode: RunSide | None, encoder: Inputs | None, decoder: Inputs | None, attend: Attend
+) -> Row:
+    """The last hidden states of a model with these sides, those that have something to read: the decoder's, where there is one."""
+    row: Row | None = None
+    if encode is not None and encoder is not None:
+        row = encode(encoder, None, attend)
+    if decode is not None and decoder is not None:
+        row = decode(decoder, row, attend)
+    assert row is not None
+    return row
 
 
 def lay_out(config: ModelConfig) -> Transformer:

@@ -15,7 +15,7 @@ from kqv.config import ModelShape
 from kqv.huggingface.memory import remember
 from kqv.huggingface.registry import Listener, Step, listening
 from kqv.packing import Packing
-from kqv.transformer import Inputs, Row
+from kqv.transformer import Inputs, Row, run_sides
 
 
 class Side:
@@ -111,13 +111,7 @@ class TransformersNetwork(nn.Module):
 
     def forward(self, encoder: Inputs | None, decoder: Inputs | None = None, attend: Attend = attend_packed) -> Row:
         """The last hidden states: the decoder's, where there is one."""
-        row: Row | None = None
-        if self.encoder is not None and encoder is not None:
-            row = self.encoder(encoder, None, attend)
-        if self.decoder is not None and decoder is not None:
-            row = self.decoder(decoder, row, attend)
-        assert row is not None
-        return row
+        return run_sides(self.encoder, self.decoder, encoder, decoder, attend)
 
     @property
     def head(self) -> Callable[[Float[Tensor, "n W"]], Float[Tensor, "n V"]] | None:
