@@ -50,6 +50,9 @@ def address(model: kqv.Model) -> Iterator[str]:
         yield url
 
 
+@pytest.mark.filterwarnings(  # Schemathesis does, or a thread of the server's at the wrong moment
+    "ignore:Do not use the `random` module inside strategies:hypothesis.errors.HypothesisDeprecationWarning"
+)
 def test_answers_are_as_the_document_says(address: str) -> None:
     document = schemathesis.openapi.from_url(f"{address}/openapi.json")
     operations = [found.ok() for found in document.get_all_operations()]
