@@ -7,6 +7,7 @@ dashboard.
 
 from collections.abc import Iterator, Sequence
 from html import escape
+from io import BytesIO
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
@@ -210,14 +211,27 @@ input{{position:absolute;opacity:0}}figcaption{{font-weight:600}}section{{positi
 """
 
 
-def plot(look: Look) -> "Figure":
-    """Two panels. Raises `InputError` where matplotlib is missing."""
+def figure_kind() -> "type[Figure]":
+    """matplotlib's figures, which here a notebook shows without pyplot too. Raises `InputError` where matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InputError("plots need matplotlib: pip install 'kqv[plot]'") from error
+
+    class Plot(Figure):
+        """Shown as PNG."""
+
+        def _repr_png_(self) -> bytes:
+            self.savefig(file := BytesIO(), format="png")
+            return file.getvalue()
+
+    return Plot
+
+
+def plot(look: Look) -> "Figure":
+    """Two panels. Raises `InputError` where matplotlib is missing."""
     weights, figures = look.weights_of(look.row, look.column), look.figures()
-    drawing = Figure(figsize=(11, 5), layout="constrained")
+    drawing = figure_kind()(figsize=(11, 5), layout="constrained")
     left, right = drawing.subplots(1, 2)
     if figures is not None and look.measure is not None:
         low, high = span(figures, look.measure)
