@@ -118,7 +118,7 @@ def test_the_python_of_the_clients_page_runs(minilm: kqv.Model) -> None:
     models = Models(lambda: [minilm, kqv.load("mini-gpt")])
     models.load()
     names: dict[str, Any] = {}
-    with listening(create_app(Settings(workers=1), models)) as address, contextlib.ExitStack() as closing:
+    with listening(create_app(Settings(workers=1, embed_secret="s" * 32), models)) as address, contextlib.ExitStack() as closing:
         for code in (text.replace("http://127.0.0.1:8000", address) for kind, text in blocks("docs/client.md") if kind == "python"):
             exec(code, names)
             closing.callback(names["client"].close)

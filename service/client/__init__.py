@@ -22,6 +22,7 @@ from service.client.errors import (
     MediaTypeError,
     NotAcceptableError,
     NotFoundError,
+    NotOfferedError,
     OverloadedError,
     RefusedError,
     RetryLaterError,
@@ -34,7 +35,7 @@ from service.client.errors import (
     UnknownModelError,
     UnreachableError,
 )
-from service.client.results import Analysis, Answer, Attended, Generated, GroupAnalysis, ModelCard, Token
+from service.client.results import Analysis, Answer, Attended, EmbedToken, Generated, GroupAnalysis, ModelCard, Row, Token
 
 __all__ = [
     "Analysis",
@@ -46,6 +47,7 @@ __all__ = [
     "Client",
     "ClientError",
     "DeadlineError",
+    "EmbedToken",
     "ExpiredTokenError",
     "ForbiddenError",
     "Generated",
@@ -58,9 +60,11 @@ __all__ = [
     "ModelCard",
     "NotAcceptableError",
     "NotFoundError",
+    "NotOfferedError",
     "OverloadedError",
     "RefusedError",
     "RetryLaterError",
+    "Row",
     "ServerError",
     "SlowBodyError",
     "Token",

@@ -15,10 +15,12 @@ from service.client.results import (
     Answer,
     Array,
     Attended,
+    EmbedToken,
     Fields,
     Generated,
     Health,
     ModelCard,
+    Row,
     Timing,
     TokenizedText,
     Usage,
@@ -26,6 +28,7 @@ from service.client.results import (
     read_analysis,
     read_attended,
     read_generated,
+    read_row,
     read_tokenized,
     read_usage,
 )
@@ -40,6 +43,8 @@ Input = SequenceLike | Sequence[SequenceLike]
 Matrix = Any
 """Nested lists, a numpy array, or anything that becomes one, such as a torch tensor."""
 Wire = Literal["safetensors", "json"]
+Route = Literal["analyze", "attend", "generate", "tokenize", "embeddings", "models"]
+"""What an embed token may be for."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +200,24 @@ def generate(
     return post("/v1/generate", locals() | {"input": listed(input)}, partial(read_answer, read_generated), has_tensors=True)
 
 
+def diagnostics(
+    input: Input,
+    *,
+    model: str | None = None,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    diagnostics: Literal["all", "none"] | Sequence[str] | None = None,
+    truncate: Literal["error", "left", "right"] | None = None,
+) -> Call[Answer[Row]]:
+    """What the heads measure, a row for each sequence, measure, layer and head, as for a data frame: `POST /v1/diagnostics`."""
+    return post("/v1/diagnostics", locals() | {"input": listed(input)}, read_rows)
+
+
+def read_rows(content: Any, reply: Reply) -> Answer[Row]:
+    """The rows, in the answer's order."""
+    return read_answer(read_row, {**content, "results": content["rows"]}, reply)
+
+
 def tokenize(input: str | Sequence[str], *, model: str | None = None, pair: str | None = None) -> Call[Answer[TokenizedText]]:
     """How a model reads texts: `POST /v1/tokenize`."""
     return post("/v1/tokenize", locals(), partial(read_answer, read_tokenized))
@@ -216,6 +239,18 @@ def read_embeddings(content: Any, reply: Reply) -> Answer[Array]:
 def decode_vector(data: str) -> Array:
     """Little-endian float32."""
     return np.frombuffer(bytearray(b64decode(data)), np.dtype("<f4"))
+
+
+def embed_token(
+    origins: Sequence[str],
+    *,
+    routes: Sequence[Route] | None = None,
+    models: Sequence[str] | None = None,
+    ttl: int | None = None,
+) -> Call[EmbedToken]:
+    """A token for pages of these origins, for some routes, models and seconds: `POST /v1/embed-tokens`, whose defaults hold."""
+    scope = {name: value for name, value in (("routes", routes), ("models", models)) if value is not None}
+    return post("/v1/embed-tokens", {"origins": origins, "scope": scope, "ttl": ttl}, lambda content, _: build(EmbedToken, content))
 
 
 def models() -> Call[tuple[ModelCard, ...]]:

@@ -15,7 +15,7 @@ from service.client import calls
 from service.client.calls import Call, Wire, streamed
 from service.client.errors import ClientError, DeadlineError
 from service.client.events import AsyncTokenStream, Events, TokenStream
-from service.client.exchange import Reply, Send
+from service.client.exchange import Reply, Send, async_chunks_of, chunks_of
 from service.client.results import Answer, Generated, Token
 from service.client.retrying import Options, attempts
 
@@ -95,8 +95,10 @@ class Calls(ABC, Generic[Http]):
     multi_head = Method(calls.multi_head)
     generate = Method(calls.generate)
     stream = StreamMethod(calls.generate)
+    diagnostics = Method(calls.diagnostics)
     tokenize = Method(calls.tokenize)
     embeddings = Method(calls.embeddings)
+    embed_token = Method(calls.embed_token)
     models = Method(calls.models)
     health = Method(calls.health)
 
@@ -153,9 +155,7 @@ class Client(Calls[httpx.Client]):
             if step.keeps_open(response):
                 return Reply(response, step.deadline)
             with closing(response):
-                body = bytearray()
-                for chunk in response.iter_bytes():
-                    body += step.deadline.in_time(chunk)
+                body = bytearray().join(chunks_of(response, step.deadline))
             return Reply(response, step.deadline, body)
         except (httpx.HTTPError, DeadlineError) as error:
             return step.deadline.failure(error)
@@ -164,8 +164,8 @@ class Client(Calls[httpx.Client]):
         events.reply = reply = self._ask(call)
         try:
             with closing(reply.response):
-                for received in reply.response.iter_bytes():
-                    yield from events.take(reply.deadline.in_time(received))
+                for received in chunks_of(reply.response, reply.deadline):
+                    yield from events.take(received)
         except httpx.HTTPError as error:
             raise reply.deadline.failure(error) from error
         events.end()
@@ -212,25 +212,26 @@ class AsyncClient(Calls[httpx.AsyncClient]):
             await anyio.sleep(step)
             return None
         try:
-            response = await self._http.send(step.request, stream=True)
-            if step.keeps_open(response):
-                return Reply(response, step.deadline)
-            async with aclosing(response):
-                body = bytearray()
-                async for chunk in response.aiter_bytes():
-                    body += step.deadline.in_time(chunk)
+            with anyio.fail_after(step.deadline.left_s):
+                response = await self._http.send(step.request, stream=True)
+                if step.keeps_open(response):
+                    return Reply(response, step.deadline)
+                async with aclosing(response):
+                    body = bytearray()
+                    async for chunk in response.aiter_bytes():
+                        body += chunk
             return Reply(response, step.deadline, body)
-        except (httpx.HTTPError, DeadlineError) as error:
+        except (httpx.HTTPError, DeadlineError, TimeoutError) as error:
             return step.deadline.failure(error)
 
     async def _read(self, call: Call[Any], events: Events) -> AsyncGenerator[Token, None]:
         events.reply = reply = await self._ask(call)
         try:
             async with aclosing(reply.response):
-                async for received in reply.response.aiter_bytes():
-                    for token in events.take(reply.deadline.in_time(received)):
+                async for received in async_chunks_of(reply.response, reply.deadline):
+                    for token in events.take(received):
                         yield token
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, TimeoutError) as error:
             raise reply.deadline.failure(error) from error
         events.end()
 

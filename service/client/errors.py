@@ -20,6 +20,7 @@
         ├── InvalidError        422     a field is wrong; a ValueError too
         ├── HeadersTooLargeError 431
         ├── ServerError         500     the server's log has the request id
+        ├── NotOfferedError     501     the server was started without it
         └── RetryLaterError             was tried again already, as often as the client may
             ├── OverloadedError 429     the queue is full
             ├── KeyBusyError    429     the key has too many requests under way
@@ -198,6 +199,12 @@ class ServerError(RefusedError):
     """Something went wrong on the server's side."""
 
     statuses = (500,)
+
+
+class NotOfferedError(RefusedError):
+    """The server was started without this; the text names the setting."""
+
+    kind, statuses = "urn:kqv:not-offered", (501,)
 
 
 class RetryLaterError(RefusedError):

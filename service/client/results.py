@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from math import nan
 from typing import Any, Generic, Literal, TypeVar, overload
 
 import numpy as np
@@ -134,6 +135,30 @@ class Attended:
 
 
 @dataclass(frozen=True)
+class Row:
+    """What one head measures."""
+
+    sequence: int
+    """Its place in the request."""
+    group: Group
+    layer: int
+    head: int
+    measure: str
+    """Id of the diagnostic."""
+    value: float
+    """NaN where it is undefined."""
+
+
+@dataclass(frozen=True)
+class EmbedToken:
+    """What a page of another site sends in place of a key."""
+
+    token: str = field(repr=False)
+    expires_at: int
+    """In seconds since 1970."""
+
+
+@dataclass(frozen=True)
 class TokenizedText:
     """One entry a token in each field."""
 
@@ -192,7 +217,7 @@ class Usage:
 
 @dataclass(frozen=True, eq=False)
 class Answer(Sequence[T], Generic[T]):
-    """The results, one for each sequence of the request, in its order; and what else the answer says."""
+    """The results, one for each sequence of the request, or row of a table, in its order; and what else the answer says."""
 
     results: tuple[T, ...]
     model: str
@@ -279,6 +304,12 @@ def read_attended(given: Fields) -> Attended:
     """The answer of `/v1/attend`."""
     comparison = given.get("comparison")
     return build(Attended, given, comparison=comparison and build(Comparison, comparison))
+
+
+def read_row(given: Fields) -> Row:
+    """A row of `/v1/diagnostics`."""
+    value = given["value"]
+    return build(Row, given, value=nan if value is None else value)
 
 
 def read_tokenized(given: Fields) -> TokenizedText:

@@ -12,7 +12,7 @@ import httpx
 
 from service.client.calls import Call, Wire
 from service.client.errors import ClientError, error_of
-from service.client.exchange import Deadline, Reply, Send
+from service.client.exchange import Deadline, Reply, Send, Timeouts
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 8.0
 """Between two attempts: twice as long each time, and at random, so that many clients don't come back together."""
@@ -49,7 +49,7 @@ def attempts(call: Call[Any], options: Options, build: BuildRequest) -> Attempts
     deadline = Deadline.after(options.deadline_s)
     headers, body = call.message(options.wire)
     for attempt in count():
-        reply = yield Send(request_of(call, options, build, headers, body, deadline.left_s), deadline, call.streams)
+        reply = yield Send(request_of(call, options, build, headers, body, deadline), deadline, call.streams)
         error = failure(reply, call)
         if error is None:
             break
@@ -69,17 +69,18 @@ def failure(reply: Reply | ClientError | None, call: Call[Any]) -> ClientError |
 
 
 def request_of(
-    call: Call[Any], options: Options, build: BuildRequest, headers: dict[str, str], body: bytes | None, left_s: float
+    call: Call[Any], options: Options, build: BuildRequest, headers: dict[str, str], body: bytes | None, deadline: Deadline
 ) -> httpx.Request:
     """The request, which tells the server how long it has."""
-    told = headers | options.headers
+    told, left_s = headers | options.headers, deadline.left_s
     if options.api_key:
         told["authorization"] = f"Bearer {options.api_key}"
     if left_s < inf:
         told["x-request-timeout-ms"] = str(min(LONGEST_MS, max(1, int(left_s * 1000))))
-    timeout = httpx.Timeout(left_s if left_s < inf else None, connect=min(left_s, CONNECT_S))
     url = options.base_url + call.path
-    return build("GET" if body is None else "POST", url, headers=told, content=body, timeout=timeout)
+    return build(
+        "GET" if body is None else "POST", url, headers=told, content=body, extensions={"timeout": Timeouts(deadline, CONNECT_S)}
+    )
 
 
 def pause_after(error: ClientError, attempt: int, retries: int) -> float | None:

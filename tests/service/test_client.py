@@ -2,15 +2,17 @@
 
 import functools
 import inspect
+import itertools
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 import numpy as np
@@ -19,7 +21,7 @@ import torch
 from serving import keep_busy, listening, make_app, wait_until
 
 import kqv
-from service import answers, errors, requests
+from service import answers, embed_tokens, errors, requests
 from service.app import create_app
 from service.client import AsyncClient, Client, calls, clients, retrying
 from service.client import errors as told
@@ -29,6 +31,7 @@ from service.settings import Settings
 
 Ask = Callable[..., Any]
 KEY = "correct-horse-battery-staple"
+SECRET = "0123456789abcdef" * 2
 EVERYTHING: dict[str, Any] = {
     "outputs": ["hidden", "pooled", "q", "k", "v", "scaled_scores", "head_outputs"],
     "diagnostics": "all",
@@ -178,6 +181,41 @@ def test_texts_are_tokenized_and_embedded(ask: Ask, model: kqv.Model) -> None:
     assert (vectors.usage.tokens, vectors[1].dtype) == (7, np.float32)
 
 
+def test_rows_are_the_figures_of_each_head(ask: Ask) -> None:
+    asked: dict[str, Any] = {"layers": [0, 2], "heads": [4, 1], "diagnostics": ["previous", "duplicate"]}
+    answer = ask("diagnostics", ["the cat sat", np.array([2, 3, 5])], **asked)
+    analyses = ask("analyze", ["the cat sat", [2, 3, 5]], weights="none", outputs=[], **asked)
+    places = itertools.product([0, 1], ["previous", "duplicate"], enumerate([0, 2]), enumerate([4, 1]))
+    for found, (sequence, measure, (row, layer), (column, head)) in zip(answer, places, strict=True):
+        value = analyses[sequence].attention["encoder"].diagnostics[measure][row, column]
+        expected = given.Row(sequence, "encoder", layer, head, measure, pytest.approx(value, nan_ok=True))
+        assert found == expected
+    assert any(np.isnan(row.value) for row in answer) and not all(np.isnan(row.value) for row in answer)
+    assert (answer.usage, answer.model, len(answer)) == (analyses.usage, analyses.model, 16)
+    assert answer.timing.batch_sequences == 2
+
+
+def test_embed_tokens_open_what_they_say_and_are_not_shown(model: kqv.Model, kind: str) -> None:
+    page = {"origin": "https://page.example"}
+    with listening(make_app(model, api_keys=f"page:{KEY}", embed_secret=SECRET)) as url:
+        made = call_both(url, kind, "embed_token", ["https://page.example"], routes=["models"], ttl=60, options={"api_key": KEY})
+        assert 0 < made.expires_at - time.time() <= 61
+        assert made.token not in repr(made)
+        assert call_both(url, kind, "models", options={"api_key": made.token, "headers": page})
+        with pytest.raises(told.ForbiddenError, match="for models alone"):
+            call_both(url, kind, "tokenize", "the", options={"api_key": made.token, "headers": page})
+        with pytest.raises(told.UnknownModelError):
+            call_both(url, kind, "embed_token", [], models=["other"], options={"api_key": KEY})
+        with pytest.raises(told.InvalidError) as raised:
+            call_both(url, kind, "embed_token", ["page.example"], options={"api_key": KEY})
+        assert raised.value.location == ("origins", 0)
+
+
+def test_server_without_a_secret_says_which_setting_it_wants(ask: Ask) -> None:
+    with pytest.raises(told.NotOfferedError, match="KQV_EMBED_SECRET"):
+        ask("embed_token", [])
+
+
 def test_models_and_health(ask: Ask, model: kqv.Model, decoder: kqv.Model) -> None:
     first, second = ask("models")
     assert (first.id, first.layers, first.heads, second.id) == (model.id, 3, 5, decoder.id)
@@ -198,6 +236,8 @@ def test_results_have_the_fields_that_answers_have() -> None:
         (given.Attended, answers.AttendAnswer),
         (given.Token, answers.TokenEvent),
         (given.TokenizedText, answers.TokenizedText),
+        (given.Row, answers.Row),
+        (given.EmbedToken, answers.EmbedTokenAnswer),
         (given.Timing, answers.Timing),
         (given.Usage, answers.GenerationUsage),
     ):
@@ -210,16 +250,20 @@ def test_calls_have_the_arguments_that_requests_have() -> None:
         ((calls.analyze,), requests.AnalyzeRequest, {"encoding"}),
         ((calls.generate,), requests.GenerateRequest, {"encoding", "stream"}),
         ((calls.tokenize,), requests.TokenizeRequest, set()),
+        ((calls.diagnostics,), requests.RowsRequest, set()),
         ((calls.attend, calls.multi_head), requests.AttendRequest, {"encoding"}),
     ):
         arguments = {name for each in asks for name in inspect.signature(each).parameters}
         assert arguments | others == set(schema.model_fields), schema
+    arguments = set(inspect.signature(calls.embed_token).parameters)
+    fields_of_tokens = set(requests.EmbedTokenRequest.model_fields) - {"scope"} | set(requests.EmbedScope.model_fields)
+    assert arguments == fields_of_tokens and get_args(calls.Route) == get_args(embed_tokens.Route)
     assert inspect.signature(Client("http://a").analyze) == inspect.signature(calls.analyze)
     assert clients.Client.analyze.__doc__ == calls.analyze.__doc__
 
 
 def test_every_error_of_the_service_has_its_class() -> None:
-    elsewhere = (errors.UnknownVersionError, errors.NotOfferedError, errors.ClientGoneError)  # of /v2, and of the log
+    elsewhere = (errors.UnknownVersionError, errors.ClientGoneError)  # of /v2, and of the log
     for kind in all_errors(errors.ServiceError):
         if "title" in vars(kind) and kind not in elsewhere:
             ours = told.KINDS["urn:kqv:" + kind.title.lower().replace(" ", "-")]
@@ -538,6 +582,55 @@ class Silent(list[Any]):
         return super().__getitem__(index)
 
 
+@contextmanager
+def stalling(*pieces: bytes, every_s: float) -> Iterator[str]:
+    """A server that says its pieces after a pause each, and then keeps the connection and says nothing more."""
+    over = threading.Event()
+
+    def serve() -> None:
+        with suppress(OSError):
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                for piece in pieces:
+                    over.wait(every_s)
+                    connection.sendall(piece)
+                over.wait(10)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            over.set()
+            thread.join()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: %s\r\n"
+EVENT = b'event: token\ndata: {"index": 0, "token_id": 5}\n\n'
+STALLED = {
+    "before the body": ("models", (HEAD % b"application/json" + b"content-length: 99\r\n\r\n",)),
+    "within the body": ("models", (HEAD % b"application/json" + b"content-length: 99\r\n\r\n{", b'"object":')),
+    "between two tokens": (
+        "stream",
+        (HEAD % b"text/event-stream" + b"transfer-encoding: chunked\r\n\r\n", b"%x\r\n%s\r\n" % (len(EVENT), EVENT)),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STALLED)
+def test_deadline_holds_while_an_answer_stands_still(kind: str, case: str) -> None:
+    method, pieces = STALLED[case]
+    arguments = ("ab",) if method == "stream" else ()
+    with stalling(*pieces, every_s=0.45) as url:
+        started = time.monotonic()
+        with pytest.raises(told.DeadlineError, match=r"within 1 s"):
+            call_both(url, kind, method, *arguments, options={"deadline_s": 1.0})
+        took = time.monotonic() - started
+    assert 0.95 < took < 1.4, took  # the time-outs of single reads would end at 1.45 or later
+
+
 def test_stream_that_is_left_stops_the_servers_work(decoder: kqv.Model, kind: str) -> None:
     app = make_app(decoder)
     with listening(app) as url:
@@ -553,8 +646,7 @@ def test_stream_that_is_left_stops_the_servers_work(decoder: kqv.Model, kind: st
                     _ = tokens.answer
         else:
             anyio.run(leave)
-        wait_until(lambda: not app.state.service.batcher.load.running)
-        assert app.state.service.batcher.load.waiting == 0
+        wait_until(lambda: not (app.state.service.batcher.load.running or app.state.service.batcher.load.waiting))
 
 
 def test_threads_share_a_client(url: str) -> None:
