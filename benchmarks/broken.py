@@ -7,23 +7,19 @@ import asyncio
 import contextlib
 import itertools
 import json
-import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.progress import Progress
 from rich.table import Table
 
+from benchmarks.breakages import HANG_UP, Pieces, broken_requests
 from benchmarks.server import serving
 from benchmarks.side_by_side import CONSOLE
 from service.load import Sample, Target, closed_loop, sentences
 
-Pieces = Sequence[bytes | float]
-"""What goes over the wire: bytes, and pauses in seconds. Then the client waits for an answer, unless it ends with `HANG_UP`."""
-
-HANG_UP = b""
 PATIENCE_S = 120.0
 """How long clients wait for an answer: longer than the server's own deadlines, so that it is heard."""
 
@@ -49,21 +45,24 @@ def run(count: int = 10_000) -> None:
     with serving(log_level="ERROR") as server:
         with Progress(console=CONSOLE, transient=True) as progress:
             task = progress.add_task("Broken requests", total=count)
-            found = asyncio.run(break_and_ask(server.address, sentences(64, 4, 28), count, lambda: progress.advance(task)))
+            found = asyncio.run(
+                break_and_ask(server.address, "minilm", sentences(64, 4, 28), count, lambda: progress.advance(task))
+            )
         grown = server.memory_mb
     CONSOLE.print(report(found))
+    CONSOLE.print(f"blamed on the server: {found.blamed_on_the_server or 'none'} (asked: none)")
     CONSOLE.print(
         f"{found.good} good requests beside them, {len(found.wrong)} answered wrongly (asked: 0); memory {grown:.0f} MB at the end"
     )
 
 
 async def break_and_ask(
-    address: str, texts: Sequence[str], count: int, advance: Callable[[], object] = lambda: None, clients: int = 16
+    address: str, model: str, texts: Sequence[str], count: int, advance: Callable[[], object] = lambda: None, clients: int = 16
 ) -> Breakage:
     """So many broken requests by so many clients, beside four that ask for these texts again and again."""
     target, found = replace(Target.parse(address), timeout_s=PATIENCE_S), Breakage()
     right = await right_answers(target, texts)
-    broken = itertools.islice(broken_requests(target, texts), count)
+    broken = itertools.islice(broken_requests(target, model, texts), count)
     left = clients
 
     def note(sample: Sample) -> None:
@@ -103,120 +102,6 @@ def difference(sample: Sample, right: Any) -> str:
         return "another text's answer"
     numbers = zip(result["pooled"], right["pooled"], strict=True)
     return "" if all(abs(one - other) < 1e-4 for one, other in numbers) else "other numbers"
-
-
-def broken_requests(target: Target, texts: Sequence[str]) -> Iterator[tuple[str, Pieces]]:
-    """One kind after the other, for ever; the same ones in every run."""
-    draw = random.Random(0)
-    while True:
-        for kind, make in KINDS.items():
-            body = json.dumps({"input": draw.choice(texts), "weights": draw.choice(["none", "top", "full"]), "truncate": "right"})
-            yield kind, make(draw, target, body.encode())
-
-
-def head(target: Target, *headers: str) -> bytes:
-    lines = [f"POST {target.path} HTTP/1.1", f"Host: {target.host}", "Content-Type: application/json", *headers]
-    return "\r\n".join([*lines, "", ""]).encode()
-
-
-def sized(target: Target, length: object) -> bytes:
-    return head(target, f"Content-Length: {length}")
-
-
-def cut_body(draw: random.Random, target: Target, body: bytes) -> Pieces:
-    return sized(target, len(body)), body[: draw.randrange(len(body))], HANG_UP
-
-
-def cut_head(draw: random.Random, target: Target, body: bytes) -> Pieces:
-    whole = sized(target, len(body))
-    return whole[: draw.randrange(1, len(whole))], HANG_UP
-
-
-def hang_up(draw: random.Random, target: Target, body: bytes) -> Pieces:
-    return sized(target, len(body)) + body, draw.choice([0.0, 0.002, 0.01]), HANG_UP
-
-
-def slow_body(draw: random.Random, target: Target, body: bytes) -> Pieces:
-    """It comes in the end, and is right: the answer is a 200."""
-    step = max(1, len(body) // 8)
-    trickle = ((body[start : start + step], 0.01) for start in range(0, len(body), step))
-    return sized(target, len(body)), *itertools.chain.from_iterable(trickle)
-
-
-def longer_than_said(draw: random.Random, target: Target, body: bytes) -> Pieces:
-    return sized(target, draw.randrange(len(body))) + body, 0.05, HANG_UP
-
-
-def shorter_than_said(draw: random.Random, target: Target, body: bytes) -> Pieces:
-    return sized(target, len(body) + draw.randrange(1, 1000)) + body, 0.05, HANG_UP
-
-
-def no_length(draw: random.Random, target: Target, body: bytes) -> Pieces:
-    return (sized(target, draw.choice(["-1", "one", "1e3", "0x10", " ", "9" * 40, "5, 6", "+5"])) + body,)
-
-
-def two_lengths(draw: random.Random, target: Target, body: bytes) -> Pieces:
-    return (head(target, f"Content-Length: {len(body)}", f"Content-Length: {len(body) + 1}") + body,)
-
-
-def bad_chunks(draw: random.Random, target: Target, body: bytes) -> Pieces:
-    return (
-        head(target, "Transfer-Encoding: chunked") + draw.choice([b"zz\r\n", b"-1\r\n", b"5\r\nab\r\n0\r\n\r\n"]) + body,
-        0.05,
-        HANG_UP,
-    )
-
-
-def fuzzed(draw: random.Random, target: Target, body: bytes) -> Pieces:
-    """A few bytes changed, taken out or put in; now and then it is a good request still."""
-    changed = bytearray(body)
-    for _ in range(draw.randint(1, 6)):
-        place = draw.randrange(len(changed))
-        match draw.randrange(3):
-            case 0:
-                changed[place] = draw.randrange(256)
-            case 1:
-                del changed[place]
-            case _:
-                changed[place:place] = draw.choice(
-                    [b'"', b"{", b"[", b",", b"\\u", b"1e999", b"null", bytes([draw.randrange(256)])]
-                )
-    return (sized(target, len(changed)) + bytes(changed),)
-
-
-def nested(draw: random.Random, target: Target, body: bytes) -> Pieces:
-    body = b'{"input": ' + b"[" * draw.choice([150, 10_000, 100_000])
-    return (sized(target, len(body)) + body,)
-
-
-def wrong_types(draw: random.Random, target: Target, body: bytes) -> Pieces:
-    value = draw.choice([None, -1, 1e308, True, [], {}, [[]], ["a", 1], "x" * 10_000, {"text": 1}, 10**30])
-    body = json.dumps({"input": "a", draw.choice(["input", "layers", "weights", "model", "top_k", "diagnostics"]): value}).encode()
-    return (sized(target, len(body)) + body,)
-
-
-def no_http(draw: random.Random, target: Target, body: bytes) -> Pieces:
-    return draw.randbytes(draw.randrange(1, 300)) + b"\r\n\r\n", 0.02, HANG_UP
-
-
-KINDS: dict[str, Callable[[random.Random, Target, bytes], Pieces]] = {
-    make.__name__.replace("_", " "): make
-    for make in (
-        cut_body,
-        cut_head,
-        hang_up,
-        slow_body,
-        longer_than_said,
-        shorter_than_said,
-        no_length,
-        two_lengths,
-        bad_chunks,
-        fuzzed,
-        nested,
-        wrong_types,
-        no_http,
-    )
-}
 
 
 async def send(target: Target, pieces: Pieces) -> str:

@@ -4,7 +4,8 @@ import asyncio
 import itertools
 import statistics
 
-from benchmarks.broken import broken_requests, send
+from benchmarks.breakages import broken_requests
+from benchmarks.broken import send
 from benchmarks.overload import watched
 from benchmarks.server import Server, serving
 from benchmarks.side_by_side import CONSOLE
@@ -45,7 +46,7 @@ async def soak(server: Server, seconds: float, warm_up_s: float) -> tuple[Report
 
 async def keep_breaking(target: Target) -> None:
     """Twenty broken requests a second, until cancelled."""
-    for _, pieces in broken_requests(target, sentences(64, 4, 28)):
+    for _, pieces in broken_requests(target, "minilm", sentences(64, 4, 28)):
         await send(target, pieces)
         await asyncio.sleep(0.05)
 

@@ -83,6 +83,8 @@ class Connection:
         return answer
 
     async def _send(self, body: bytes) -> None:
+        if self._streams is not None and self._streams[0].at_eof():
+            self.close()  # the server closed it while it rested, as it may
         if self._streams is None:
             self._state = h11.Connection(h11.CLIENT)
             self._streams = await asyncio.open_connection(

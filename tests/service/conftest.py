@@ -1,7 +1,9 @@
 """Tiny models, and clients of servers that have them."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -80,3 +82,19 @@ def encoder_decoder(tmp_path_factory: pytest.TempPathFactory) -> kqv.Model:
 def decoder_client(decoder: kqv.Model) -> Iterator[httpx.Client]:
     with listening(make_app(decoder)) as url, httpx.Client(base_url=url, timeout=10) as session:
         yield session
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Makes each step of writing take 20 ms at least; how many texts each had is noted here."""
+    sizes: list[int] = []
+    pause = threading.Event()
+    advance = kqv.Model.advance
+
+    def counted(self: kqv.Model, generations: Sequence[Any]) -> None:
+        sizes.append(len(generations))
+        pause.wait(0.02)
+        advance(self, generations)
+
+    monkeypatch.setattr(kqv.Model, "advance", counted)
+    return sizes

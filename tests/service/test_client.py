@@ -631,7 +631,7 @@ def test_deadline_holds_while_an_answer_stands_still(kind: str, case: str) -> No
     assert 0.95 < took < 1.4, took  # the time-outs of single reads would end at 1.45 or later
 
 
-def test_stream_that_is_left_stops_the_servers_work(decoder: kqv.Model, kind: str) -> None:
+def test_stream_that_is_left_stops_the_servers_work(decoder: kqv.Model, steps: list[int], kind: str) -> None:
     app = make_app(decoder)
     with listening(app) as url:
 
@@ -647,6 +647,7 @@ def test_stream_that_is_left_stops_the_servers_work(decoder: kqv.Model, kind: st
         else:
             anyio.run(leave)
         wait_until(lambda: not (app.state.service.batcher.load.running or app.state.service.batcher.load.waiting))
+        assert 1 <= len(steps) < 30
 
 
 def test_threads_share_a_client(url: str) -> None:

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import socket
-import threading
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -207,8 +205,7 @@ async def test_poisoned_step_fails_its_own_generation_alone(
         assert "device" not in problem(failed, 500)["detail"]
 
 
-async def test_deadline_stops_the_work_between_two_steps(decoder: kqv.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = slow_steps(monkeypatch)
+async def test_deadline_stops_the_work_between_two_steps(decoder: kqv.Model, steps: list[int]) -> None:
     body, deadline = {"input": [5], "max_new_tokens": 39}, {"x-request-timeout-ms": "60"}
     async with serving(make_app(decoder)) as client:
         assert problem(await client.post("/v1/generate", json=body, headers=deadline), 504)["title"] == "Deadline exceeded"
@@ -221,24 +218,8 @@ async def test_deadline_stops_the_work_between_two_steps(decoder: kqv.Model, mon
         assert 1 <= len(tokens) < 20
 
 
-def slow_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Steps that take 20 ms at least; how many generations each had is noted."""
-    steps: list[int] = []
-    pause = threading.Event()
-    advance = kqv.Model.advance
-
-    def counted(self: kqv.Model, generations: Sequence[Any]) -> None:
-        steps.append(len(generations))
-        pause.wait(0.02)
-        advance(self, generations)
-
-    monkeypatch.setattr(kqv.Model, "advance", counted)
-    return steps
-
-
 @pytest.mark.parametrize("stream", ["true", "false"])
-def test_client_that_hangs_up_stops_the_work(decoder: kqv.Model, monkeypatch: pytest.MonkeyPatch, stream: str) -> None:
-    steps = slow_steps(monkeypatch)
+def test_client_that_hangs_up_stops_the_work(decoder: kqv.Model, steps: list[int], stream: str) -> None:
     with listening(make_app(decoder)) as url, httpx.Client(base_url=url) as client:
         body = f'{{"input": [[5], [6]], "max_new_tokens": 39, "stream": {stream}}}'.encode()
         head = f"POST /v1/generate HTTP/1.1\r\nHost: kqv\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"

@@ -49,6 +49,7 @@ class Scripted:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.writer = writer
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
@@ -81,6 +82,19 @@ async def test_a_connection_is_kept_until_the_server_closes_it() -> None:
     assert [sample.answer for sample in samples] == [(200, b"ok"), (200, b"o!k!!"), (429, b""), (200, b"ok")]
     assert script.bodies == [b"1", b"22", b"", b"4444"]
     assert script.connections == 2
+
+
+async def test_a_connection_that_was_closed_while_it_rested_is_no_failure() -> None:
+    script = Scripted(GOOD)
+    async with running(script) as target:
+        connection = Connection(target)
+        first = await ask(connection, b"1")
+        script.writer.close()
+        await script.writer.wait_closed()
+        await asyncio.sleep(0.05)
+        second = await ask(connection, b"2")
+        connection.close()
+    assert (first.outcome, second.outcome, script.connections) == ("200", "200", 2)
 
 
 @pytest.mark.parametrize("script", [b"", CUT, b"nonsense\r\n\r\n"], ids=["hang-up", "cut", "not HTTP"])
