@@ -5,6 +5,9 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: threads that wait by spinning starve a busy machine
+
 import torch
 
 import kqv
@@ -29,10 +32,16 @@ TORCH_RANDOM = TorchRandom()  # Hypothesis holds only a weak reference
 hypothesis.register_random(TORCH_RANDOM)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _two_threads() -> None:
-    """The order of a sum, and so its last bits, depends on how many threads share it."""
-    torch.set_num_threads(2)
+REAL = frozenset({"minilm", "smollm2", "ruaccent"})
+
+
+@pytest.fixture(autouse=True)
+def _threads(request: pytest.FixtureRequest) -> None:
+    """Two for real models. For tiny ones a second thread costs more than it does, and on a busy machine they wait for each other.
+
+    It is said at all because the order of a sum, and so its last bits, depends on it.
+    """
+    torch.set_num_threads(2 if REAL.intersection(request.fixturenames) else 1)
 
 
 @pytest.fixture(autouse=True)
