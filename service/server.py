@@ -54,7 +54,6 @@ def make_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         port=settings.port,
         http=protocol_of(settings),
         ws="none",
-        h11_max_incomplete_event_size=settings.max_header_bytes,
         log_config=None,
         access_log=False,
         server_header=False,

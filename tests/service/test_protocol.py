@@ -1,5 +1,6 @@
 """Connections: nobody holds one for ever by sending slowly, and what is no HTTP is told so."""
 
+import contextlib
 import json
 import socket
 import time
@@ -121,10 +122,64 @@ def test_what_is_no_http_is_told_so(server: httpx.Client, case: str) -> None:
         head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"application/problem+json" in head
+    assert b"x-content-type-options: nosniff" in head
     document = json.loads(body)
     assert document["status"] == status
     assert document["request_id"].encode() in head
     assert server.get("/livez").status_code == 200
+
+
+def test_head_that_never_ends_is_told_so(server: httpx.Client) -> None:
+    with connected(server) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: kqv\r\nX-Long: " + b"a" * 2000)
+        time.sleep(0.05)
+        connection.sendall(b"a" * 3000)
+        assert status_of_answer(connection) == 431
+
+
+def test_head_as_long_as_it_may_be_is_read_behind_another_request(server: httpx.Client) -> None:
+    with connected(server) as connection:
+        head = GET[:-2] + b"X-Long: "
+        connection.sendall(GET + head + b"a" * (4096 - len(head) - 4) + b"\r\n\r\n" + GET)
+        assert [status_of_answer(connection) for _ in range(3)] == [200] * 3
+
+
+def test_requests_far_ahead_of_their_answers_end_the_connection(server: httpx.Client) -> None:
+    with connected(server) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(GET * 200)
+        assert connection.makefile("rb").read().count(b"HTTP/1.1 200 ") < 200
+    assert server.get("/livez").status_code == 200
+
+
+def test_nonsense_after_a_request_is_told_so_after_its_answer(server: httpx.Client) -> None:
+    with connected(server) as connection:
+        connection.sendall(GET + b"nonsense\r\n\r\n")
+        answers = connection.makefile("rb").read()
+    assert answers.startswith(b"HTTP/1.1 200 ")
+    assert answers.count(b"HTTP/1.1 ") == 2
+    assert b"HTTP/1.1 400 " in answers
+
+
+def chunked(*parts: bytes) -> bytes:
+    body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
+    head = b"POST /v1/tokenize HTTP/1.1\r\nHost: kqv\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+    return head + b"\r\n" + body + b"0\r\n"
+
+
+def test_trailers_are_passed_over(server: httpx.Client) -> None:
+    with connected(server) as connection:
+        connection.sendall(chunked(b'{"input"', b': "the cat"}') + b"Content-Type: text/plain\r\n\r\n" + GET)
+        assert [status_of_answer(connection) for _ in range(2)] == [200, 200]
+
+
+def test_trailers_without_end_are_not_read(server: httpx.Client) -> None:
+    with connected(server) as connection:
+        connection.sendall(chunked(b'{"input": "the cat"}') + b"X-Long: ")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(10):
+                connection.sendall(b"a" * 1000)
+                time.sleep(0.01)
+            assert status_of_answer(connection) == 431
 
 
 def test_body_that_breaks_off_in_its_chunks_ends_the_connection(server: httpx.Client) -> None:
@@ -140,3 +195,23 @@ def test_websockets_are_not_spoken(server: httpx.Client) -> None:
         upgrade = b"GET /livez HTTP/1.1\r\nHost: kqv\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
         connection.sendall(upgrade + b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
         assert status_of_answer(connection) == 200
+        connection.sendall(GET)
+        assert status_of_answer(connection) == 200
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05], ids=["at once", "after a while"])
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+def test_body_behind_an_upgrade_that_is_not_followed_is_read(server: httpx.Client, pause: float, framing: str) -> None:
+    """curl and Java's client ask for HTTP/2 so, with their first request."""
+    body, upgrade = b'{"input": "the cat"}', b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    head, _, sent = chunked(body).partition(b"\r\n\r\n")
+    head, sent = head + b"\r\n" + upgrade + b"\r\n", sent + b"\r\n"
+    if framing == "length":
+        head, sent = head.replace(b"Transfer-Encoding: chunked", b"Content-Length: %d" % len(body)), body
+    with connected(server) as connection:
+        connection.sendall(head)
+        time.sleep(pause)
+        connection.sendall(sent[:7])
+        time.sleep(pause)
+        connection.sendall(sent[7:] + GET)
+        assert [status_of_answer(connection) for _ in range(2)] == [200, 200]
