@@ -59,14 +59,19 @@ class Look:
         """What a head is called."""
         return f"layer {self.found.layers[row]}, head {self.found.heads[column]}"
 
-    def weights_of(self, row: int, column: int) -> Array | None:
-        """The weights of a head, [queries, keys]; of a long sequence the largest of each tile. None where there are none."""
+    def map_of(self, row: int, column: int) -> Array | None:
+        """The weights of a head as they were kept, [queries, keys], or tiles of them. None where there are none."""
         found = self.found
         if found.weights is not None:
-            return pool(as_array(found.weights[row][column]))
+            return as_array(found.weights[row][column])
         if found.top is not None:
-            return pool(scatter(as_array(found.top.keys[row][column]), as_array(found.top.weights[row][column]), len(self.keys)))
+            return scatter(as_array(found.top.keys[row][column]), as_array(found.top.weights[row][column]), len(self.keys))
         return None if found.pooled is None else as_array(found.pooled[row][column])
+
+    def weights_of(self, row: int, column: int) -> Array | None:
+        """Likewise, of a long sequence the largest of each tile."""
+        weights = self.map_of(row, column)
+        return None if weights is None else pool(weights)
 
 
 def looks(
@@ -141,12 +146,12 @@ def scatter(keys: Array, weights: Array, num_keys: int) -> Array:
     return full
 
 
-def pool(weights: Array) -> Array:
+def pool(weights: Array, side: int = SIDE) -> Array:
     """The largest weight of each tile, so that no side is longer than a page shows."""
     for axis in (0, 1):
         length = weights.shape[axis]
-        if length > SIDE:
-            weights = np.maximum.reduceat(weights, np.arange(SIDE) * length // SIDE, axis=axis)
+        if length > side:
+            weights = np.maximum.reduceat(weights, np.arange(side) * length // side, axis=axis)
     return weights
 
 

@@ -36,7 +36,7 @@ class Shown:
 
     def _repr_html_(self) -> str:
         """In a notebook: a map of the heads, and one of them."""
-        return "".join(figure(look) for look in looks(self))
+        return "".join(figure(look) for look in looks(self)) + MORE
 
     def page(self, measure: str | None = None) -> str:
         """A page of its own, with every head to choose from: HTML without scripts, that needs nothing else."""
@@ -48,6 +48,9 @@ class Shown:
         """The same by matplotlib, which comes with `kqv[plot]`: a map of the heads by a measure, and one head."""
         return plot(next(iter(looks(self, measure, group=group, layer=layer, head=head))))
 
+
+MORE = """<p style="font:12px system-ui,sans-serif;opacity:.7;margin:0">Other measures and heads: <code>.plot()</code>,
+<code>.page()</code>; live views: <code>view</code> of <code>service.widget</code>.</p>"""
 
 STYLE = "font:13px/1.4 system-ui,sans-serif;margin:0 0 1em"
 

@@ -1,12 +1,18 @@
 """The dashboard's views as a widget in a notebook, by anywidget (`kqv[notebook]`): live, unlike the pictures of `kqv.show`.
 
-The browser asks the kernel, and the kernel asks the server. So the widget works where the browser has no way to the server, no
-origin has to be allowed, and the key stays in the kernel. Its script is made of the dashboard's modules in this package; nothing is
-fetched.
+    from service.widget import view
+
+    [analysis] = kqv.load("minilm").analyze(["The cat sat on the mat."])
+    view(analysis)      # or client.widget("The cat sat on the mat."), which asks the server
+
+The browser asks the kernel, and the kernel answers: out of an analysis that it holds (`findings`), or with what a server says. So
+the widget works where the browser has no way to a server, no origin has to be allowed, and a key stays in the kernel. Its script is
+made of the dashboard's modules in this package; nothing is fetched.
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -17,6 +23,7 @@ from kqv.errors import InputError
 from service.client.calls import Call
 from service.client.errors import ClientError
 from service.client.exchange import Reply
+from service.findings import Findings
 
 FOLDER = Path(__file__).parent
 ENTRY = "kqv-attention.js"
@@ -25,6 +32,8 @@ PATHS = re.compile(r"/v1/(analyze|tokenize|models(/[^/?#]+)?)")
 """What the views ask for; nothing else is passed on, whatever a page may send."""
 Run = Callable[[Call[Reply]], Reply]
 """How a client asks: `Client.run`."""
+Answered = tuple[int, dict[str, str], bytes]
+"""Status, headers and body."""
 ANY_STATUS = frozenset(range(100, 600))
 
 
@@ -48,7 +57,27 @@ def read(name: str) -> str:
     return (FOLDER / "dashboard" / name).read_text(encoding="utf-8")
 
 
-def answer(run: Run, path: str, body: str | None) -> tuple[int, dict[str, str], bytes]:
+def view(analysis: Any, **attributes: str | int) -> Any:
+    """The views of an analysis, the engine's or the client's. Attributes: those of `<kqv-attention>`, as `layer` or `parts`.
+
+    Raises `InputError` where no maps were kept, or without `kqv[notebook]`.
+    """
+    findings = Findings(analysis)
+    shown = {"text": findings.text, "model": "analysis"} | findings.first() | {name: str(each) for name, each in attributes.items()}
+    return make_widget(partial(recall, findings), shown)
+
+
+def recall(findings: Findings, path: str, body: str | None) -> Answered:
+    """What an analysis says to a view."""
+    if path != "/v1/analyze" or body is None:
+        return problem(404, "Not found", f"an analysis has no {path}")
+    try:
+        return 200, {"content-type": "application/json"}, findings.answer(orjson.loads(body))
+    except InputError as error:
+        return problem(422, "Not kept", str(error))
+
+
+def answer(run: Run, path: str, body: str | None) -> Answered:
     """What the server says to a view: status, headers and body. Where there is no answer, a problem that the view can show."""
     if not PATHS.fullmatch(path):
         return problem(403, "Forbidden", f"the widget doesn't ask for {path}")
@@ -62,14 +91,14 @@ def answer(run: Run, path: str, body: str | None) -> tuple[int, dict[str, str], 
     return reply.status, kept, bytes(reply.body)
 
 
-def problem(status: int, title: str, detail: str) -> tuple[int, dict[str, str], bytes]:
+def problem(status: int, title: str, detail: str) -> Answered:
     """A problem of our own."""
     document = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     return status, {"content-type": "application/problem+json"}, orjson.dumps(document)
 
 
-def make_widget(run: Run, attributes: Mapping[str, str]) -> Any:
-    """A widget of `<kqv-attention>` with these attributes. Raises `InputError` where anywidget is missing."""
+def make_widget(answer: Callable[[str, str | None], Answered], attributes: Mapping[str, str]) -> Any:
+    """A widget of `<kqv-attention>` with these attributes, asking this. Raises `InputError` without anywidget."""
     try:
         import anywidget
         import traitlets
@@ -82,8 +111,11 @@ def make_widget(run: Run, attributes: Mapping[str, str]) -> Any:
         _esm = script()
         attributes = traitlets.Dict().tag(sync=True)
 
+        def answer(self, path: str, body: str | None) -> Answered:
+            return answer(path, body)
+
         def ask(self, _: object, message: dict[str, Any], __: object) -> None:
-            status, headers, body = answer(run, message["path"], message.get("body"))
+            status, headers, body = self.answer(message["path"], message.get("body"))
             self.send({"id": message["id"], "status": status, "headers": headers}, [body])
 
     shown = Attention(attributes=dict(attributes))

@@ -92,6 +92,7 @@ def test_notebook_shows_the_heads_and_a_plot_in_jupyter(outputs: tuple[list[dict
     assert "data:image/png" in shown[0]["text/html"]
     assert ast.literal_eval(shown[1]["text/plain"])[0] == (0, 2)
     assert b64decode(shown[2]["image/png"]).startswith(b"\x89PNG")  # without pyplot, whose import would show it, too
+    assert "application/vnd.jupyter.widget-view+json" in shown[4]
     assert (folder / "cat.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 

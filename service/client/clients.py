@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import aclosing, closing
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
 import anyio
@@ -129,9 +129,9 @@ class Client(Calls[httpx.Client]):
 
         The browser asks through this client: it needs no way to the server and no key. Raises `InputError` without `kqv[notebook]`.
         """
-        from service.widget import make_widget
+        from service.widget import answer, make_widget
 
-        return make_widget(self.run, {"text": text} | {name: str(value) for name, value in attributes.items()})
+        return make_widget(partial(answer, self.run), {"text": text} | {name: str(value) for name, value in attributes.items()})
 
     def _open(self) -> httpx.Client:
         return httpx.Client()

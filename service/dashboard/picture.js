@@ -142,14 +142,15 @@ const quote = (text) => `"${(/^[=+\-@\t\r]/.test(text) ? `'${text}` : text).repl
 /**
  * A page that needs nothing but itself, not even scripts.
  * @param {Picture} picture
- * @param {string} command that asks for the same
+ * @param {string | null} command that asks for the same, where there is one
  * @returns {string}
  */
 export function toHtml(picture, command) {
   const style =
     "body{max-width:900px;margin:40px auto;padding:0 20px;font:15px/1.5 system-ui,sans-serif;color-scheme:light dark}svg{max-width:100%;height:auto}pre{overflow:auto;padding:12px;border:1px solid #8884;border-radius:8px;font-size:12px}";
+  const asked = command === null ? "</p>" : ` Asked with:</p><pre>${escapeMarkup(command)}</pre>`;
   return `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:"><title>${escapeMarkup(picture.title)}</title><style>${style}</style></head>
-<body><h1>${escapeMarkup(picture.title)}</h1><p>${escapeMarkup(picture.subtitle)}</p>${toSvg(picture)}<p>Rows look at columns; each cell tells its weight when it is pointed at. Asked with:</p><pre>${escapeMarkup(command)}</pre></body></html>
+<body><h1>${escapeMarkup(picture.title)}</h1><p>${escapeMarkup(picture.subtitle)}</p>${toSvg(picture)}<p>Rows look at columns; each cell tells its weight when it is pointed at.${asked}</body></html>
 `;
 }

@@ -29,19 +29,26 @@ export function makeTaking(session) {
   const button = (/** @type {string} */ name, /** @type {() => void} */ onclick) =>
     make("button", { type: "button", class: "link", onclick }, name);
   const base = () => session.api.base || location.origin;
+  const isReached = !base().endsWith(".invalid"); // from a notebook there is no address to ask or to link to
   const asked = () => /** @type {const} */ ([base(), recipeOf(session), placeOf(session)]);
   return make(
     "footer",
     { class: "taking" },
-    make("span", { class: "muted" }, "Copy"),
-    button("Link", () => void linkOf(session).then((link) => copy("Link", link))),
-    button("curl", () => void copy("Command", asCurl(...asked()))),
-    button("Python", () => void copy("Program", asPython(...asked()))),
+    ...(isReached
+      ? [
+          make("span", { class: "muted" }, "Copy"),
+          button("Link", () => void linkOf(session).then((link) => copy("Link", link))),
+          button("curl", () => void copy("Command", asCurl(...asked()))),
+          button("Python", () => void copy("Program", asPython(...asked()))),
+        ]
+      : []),
     make("span", { class: "muted" }, "Save"),
     button("PNG", () => void toPng(pictureOf(session)).then((blob) => save(session, "png", blob))),
     button("SVG", () => save(session, "svg", new Blob([toSvg(pictureOf(session))], { type: "image/svg+xml" }))),
     button("CSV", () => save(session, "csv", new Blob([toCsv(pictureOf(session))], { type: "text/csv" }))),
-    button("HTML", () => save(session, "html", new Blob([toHtml(pictureOf(session), asCurl(...asked()))], { type: "text/html" }))),
+    button("HTML", () =>
+      save(session, "html", new Blob([toHtml(pictureOf(session), isReached ? asCurl(...asked()) : null)], { type: "text/html" })),
+    ),
     said,
     fallback,
   );
