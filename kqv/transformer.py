@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import gelu, linear, relu, silu
+from torch.nn.functional import gelu, relu, silu
 from torch.overrides import TorchFunctionMode
 
 from kqv.attention.biases import Bias, Linear, Relative, alibi_slopes
@@ -23,6 +23,7 @@ from kqv.cache import Cache
 from kqv.config import Activation, Group, ModelConfig
 from kqv.packing import Packing
 from kqv.positions import Rotation, rotation, sinusoidal
+from kqv.scratch import Scratch
 
 ACTIVATION: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu": relu,
@@ -65,10 +66,14 @@ class Pass(NamedTuple):
     caches: tuple[Cache, ...]
     rotation: Rotation | None
     bias: Bias | None
+    scratch: Scratch
 
 
 class Attention(nn.Module):
-    """Projects to queries, keys and values, attends, projects back; the rows of `in_projection` are [Q; K; V]."""
+    """Projects to queries, keys and values and attends; the rows of `in_projection` are [Q; K; V].
+
+    What `out_projection` makes of it is for the caller to ask, a token at a time.
+    """
 
     def __init__(self, config: ModelConfig, group: Group, layer: int) -> None:
         super().__init__()
@@ -83,32 +88,37 @@ class Attention(nn.Module):
         self.own = own(config, group, layer)
         self.global_projection = nn.Linear(config.d_model, sum(self.widths), bias=config.query_key_value_bias) if self.own else None
 
-    def forward(self, x: Float[Tensor, "N W"], run: Pass) -> Float[Tensor, "N W"]:
-        """Attention of `x` to itself and what came before it, or in the cross group to the source."""
+    def forward(self, x: Float[Tensor, "N W"], norm: nn.Module, run: Pass) -> Float[Tensor, "N P"]:
+        """Attention of `norm(x)` to itself and what came before it, or in the cross group to the source: the heads' outputs."""
         if self.group == "cross":
-            q, keys, values = self.look_across(x, run)
+            q, keys, values = self.look_across(x, norm, run)
         else:
-            q, keys, values = self.look_within(x, run)
+            q, keys, values = self.look_within(x, norm, run)
         bias = None if self.group == "cross" else run.bias
         known = (self.group, self.layer, q, run.packing, keys, values, self.projection, self.mask, bias, self.scale)
-        call = AttentionCall(*known, own=self.own, global_heads=self.look_globally(x, run.packing))
-        return self.out_projection(run.attend(call).flatten(-2))
+        global_heads = self.look_globally(x, norm, run.packing)
+        return run.attend(AttentionCall(*known, own=self.own, global_heads=global_heads, scratch=run.scratch)).flatten(-2)
 
     @functools.cached_property
     def projection(self) -> OutputProjection:
         """What is known of the output projection, once the weights are there."""
         return OutputProjection(self.out_projection.weight, self.num_heads)
 
-    def look_within(self, x: Float[Tensor, "N W"], run: Pass) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Q of `x`; K and V of each sequence's tokens, those that were read before included."""
-        q, k, v = (heads.unflatten(-1, (-1, self.d_head)) for heads in self.in_projection(x).split(self.widths, dim=-1))
+    def look_within(
+        self, x: Float[Tensor, "N W"], norm: nn.Module, run: Pass
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Q of `norm(x)`; K and V of each sequence's tokens, those that were read before included."""
+        projected = self.project(x, norm, slice(None), run.scratch)
+        q, k, v = (heads.unflatten(-1, (-1, self.d_head)) for heads in projected.split(self.widths, dim=-1))
         q, k = self.query_norm(q), self.key_norm(k)
         if run.rotation is not None:
             run.rotation.turn(q)
             run.rotation.turn(k)
         return q, *self.remember(run.packing.split(k), run.packing.split(v), run.caches)
 
-    def look_globally(self, x: Float[Tensor, "N W"], packing: Packing) -> Callable[[], tuple[GlobalHeads, ...]] | None:
+    def look_globally(
+        self, x: Float[Tensor, "N W"], norm: nn.Module, packing: Packing
+    ) -> Callable[[], tuple[GlobalHeads, ...]] | None:
         """What makes each sequence's Q, K and V by the second projections, once and only if any of its tokens is global."""
         projection = self.global_projection
         if projection is None:
@@ -116,21 +126,29 @@ class Attention(nn.Module):
 
         @functools.cache
         def project_globally() -> tuple[GlobalHeads, ...]:
-            parts = projection(x).split(self.widths, dim=-1)
+            parts = projection(norm(x)).split(self.widths, dim=-1)
             heads = (packing.split(part.unflatten(-1, (-1, self.d_head))) for part in parts)
             return tuple(GlobalHeads(*(tensor.transpose(0, 1) for tensor in each)) for each in zip(*heads, strict=True))
 
         return project_globally
 
-    def look_across(self, x: Float[Tensor, "N W"], run: Pass) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Q of `x`; K and V of each sequence's source, projected now or when it was first seen."""
-        q = project(x, self.in_projection, slice(0, self.widths[0])).unflatten(-1, (-1, self.d_head))
+    def look_across(
+        self, x: Float[Tensor, "N W"], norm: nn.Module, run: Pass
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Q of `norm(x)`; K and V of each sequence's source, projected now or when it was first seen."""
+        q = self.project(x, norm, slice(0, self.widths[0]), run.scratch).unflatten(-1, (-1, self.d_head))
         if run.source is None:
             return q, *self.remember((), (), run.caches)
-        both = project(run.source.x, self.in_projection, slice(self.widths[0], None)).unflatten(-1, (-1, self.d_head))
+        both = self.project(run.source.x, nn.Identity(), slice(self.widths[0], None), run.scratch).unflatten(-1, (-1, self.d_head))
         k, v = both.chunk(2, dim=-2)
         split = run.source.packing.split
         return q, *self.remember(split(k), split(v), run.caches)
+
+    def project(self, x: Float[Tensor, "N W"], norm: nn.Module, rows: slice, scratch: Scratch) -> Float[Tensor, "N P"]:
+        """`norm(x)` through some of the rows of `in_projection`."""
+        bias: Tensor | None = self.in_projection.bias  # torch's annotation forgets that it may be None
+        bias = bias if bias is None else bias[rows]
+        return scratch.linear(f"projected from {rows.start}", x, norm, self.in_projection.weight[rows], bias)
 
     def remember(
         self, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], caches: tuple[Cache, ...]
@@ -142,11 +160,6 @@ class Attention(nn.Module):
             cache.extend(self.group, self.layer, k, v)
         keys, values = zip(*(cache.read(self.group, self.layer) for cache in caches), strict=True)
         return keys, values
-
-
-ROWS = 1024
-"""Tokens that go through a feed-forward at once: enough for matrix products at full speed, and few enough that its inner layer, the
-widest there is, stays near the processor and is memory that the allocator keeps: fresh pages cost a tenth of the pass."""
 
 
 class FeedForward(nn.Module):
@@ -181,17 +194,24 @@ class Block(nn.Module):
         self.feed_forward_norm = norm(config)
 
     def forward(self, x: Float[Tensor, "N W"], run: Pass) -> Float[Tensor, "N W"]:
-        x = self.residual(x, self.self_attention_norm, self.self_attention, run)
+        x = self.attend(x, self.self_attention_norm, self.self_attention, run)
         if self.cross_attention is not None and self.cross_attention_norm is not None:
-            x = self.residual(x, self.cross_attention_norm, self.cross_attention, run)
-        parts = [self.residual(part, self.feed_forward_norm, self.feed_forward) for part in x.split(ROWS)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+            x = self.attend(x, self.cross_attention_norm, self.cross_attention, run)
+        return run.scratch.by_rows(self.feed, x)
 
-    def residual(self, x: Tensor, norm: nn.Module, sublayer: nn.Module, *run: Pass) -> Tensor:
-        """x + sublayer(norm(x)), or norm(x + sublayer(x)) as in the original Transformer."""
-        if self.pre_norm:
-            return x + sublayer(norm(x), *run)
-        return norm(x + sublayer(x, *run))
+    def attend(self, x: Float[Tensor, "N W"], norm: nn.Module, attention: Attention, run: Pass) -> Float[Tensor, "N W"]:
+        """One of the attentions, with its residual and norm."""
+        heads = attention(x, norm if self.pre_norm else nn.Identity(), run)
+        return run.scratch.by_rows(lambda x, heads: self.add(x, attention.out_projection(heads), norm), x, heads)
+
+    def feed(self, x: Float[Tensor, "N W"]) -> Float[Tensor, "N W"]:
+        """The feed-forward likewise."""
+        added = self.feed_forward(self.feed_forward_norm(x) if self.pre_norm else x)
+        return self.add(x, added, self.feed_forward_norm)
+
+    def add(self, x: Float[Tensor, "N W"], added: Float[Tensor, "N W"], norm: nn.Module) -> Float[Tensor, "N W"]:
+        """x + sublayer(norm(x)), or norm(x + sublayer(x)) as in the original Transformer, of what the sublayer adds."""
+        return x + added if self.pre_norm else norm(x + added)
 
 
 class Embedding(nn.Module):
@@ -254,7 +274,7 @@ class Stack(nn.Module):
     def forward(self, inputs: Inputs, source: Row | None, attend: Attend) -> Row:
         x = self.embedding(inputs)
         turn = rotation(self.config, inputs.positions(), x.dtype) if self.config.positions == "rotary" else None
-        run = Pass(inputs.packing, source, attend, inputs.caches, turn, self.bias())
+        run = Pass(inputs.packing, source, attend, inputs.caches, turn, self.bias(), Scratch())
         for layer in self.layers:
             x = layer(x, run)
         return Row(self.final_norm(x), inputs.packing)
@@ -338,12 +358,6 @@ class Unfilled(TorchFunctionMode):
         if getattr(function, "__module__", "") == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
         return function(*args, **(kwargs or {}))
-
-
-def project(x: Float[Tensor, "N W"], layer: nn.Linear, rows: slice) -> Float[Tensor, "N P"]:
-    """Some of the rows of a linear layer."""
-    bias: Tensor | None = layer.bias  # torch's annotation forgets that it may be None
-    return linear(x, layer.weight[rows], bias if bias is None else bias[rows])
 
 
 def norm(config: ModelConfig) -> nn.Module:

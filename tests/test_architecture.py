@@ -46,7 +46,7 @@ LAYERS = (
     ("kqv.native.decoder",),
     ("kqv.native.matrices", "kqv.native.figures"),
     ("kqv.native", "kqv.native.library", "kqv.native.structures", "kqv.native.arena"),
-    ("kqv.cache", "kqv.packing", "kqv.positions"),
+    ("kqv.cache", "kqv.packing", "kqv.positions", "kqv.scratch"),
     ("kqv.config",),
     ("kqv.drawing",),
     ("kqv.errors",),

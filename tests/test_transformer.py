@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kqv import transformer
+from kqv import scratch
 from kqv.config import ModelConfig
 from kqv.packing import Packing
-from kqv.transformer import ROWS, Inputs, Transformer
+from kqv.scratch import ROWS
+from kqv.transformer import Inputs, Transformer
 
 WIDTH, HEADS, FEED_FORWARD, CONTEXT = 21, 3, 31, 19
 FLOAT64 = {"rtol": 0, "atol": 1e-12}  # tens of layers' roundings of numbers around 1
@@ -71,7 +72,7 @@ def sequences(*lengths: int) -> list[Tensor]:
 @pytest.mark.parametrize("placement", ["pre", "post"])
 @pytest.mark.parametrize(("activation", "rows"), [("relu", ROWS), ("gelu", ROWS), ("gelu", 4)])
 def test_encoder_equals_torch(placement: str, activation: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transformer, "ROWS", rows)  # that go through a feed-forward at once
+    monkeypatch.setattr(scratch, "ROWS", rows)  # that are worked on at once
     layer = nn.TransformerEncoderLayer(
         WIDTH, HEADS, FEED_FORWARD, activation=activation, batch_first=True, norm_first=placement == "pre"
     )
@@ -79,9 +80,12 @@ def test_encoder_equals_torch(placement: str, activation: str, rows: int, monkey
     kind = {"architecture": "encoder", "encoder_layers": 2, "final_norm": True}
     model = model_like(reference, norm_placement=placement, activation=activation, **kind)
     given = sequences(5, 1, 11)
-    row = model(packed(given))
-    for found, x in zip(row.packing.split(row.x), given, strict=True):
-        torch.testing.assert_close(found, reference["encoder"](x[None])[0], **FLOAT64)
+    expected = [reference["encoder"](x[None])[0] for x in given]
+    for mode in (torch.enable_grad, torch.inference_mode):  # without gradients, layers share their tensors
+        with mode():
+            row = model(packed(given))
+            for found, outputs in zip(row.packing.split(row.x), expected, strict=True):
+                torch.testing.assert_close(found, outputs, **FLOAT64)
 
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")  # torch's own default, with norm_first

@@ -16,6 +16,7 @@ from kqv.attention.variants import Variant
 from kqv.config import Group
 from kqv.native import figures as native
 from kqv.packing import Packing
+from kqv.scratch import Scratch
 
 Result = TypeVar("Result")
 
@@ -81,6 +82,8 @@ class AttentionCall:
     """What the layer attends by, where that isn't the softmax over all keys that the mask leaves."""
     global_heads: Callable[[], tuple[GlobalHeads, ...]] | None = field(default=None, kw_only=True)
     """Makes each sequence's queries, keys and values for global tokens, where the layer has projections to them."""
+    scratch: Scratch = field(default_factory=Scratch, kw_only=True)
+    """Where the outcome lies until the next layer attends."""
 
     def variant(self, index: int, override: Variant | None = None) -> Variant | None:
         """What a sequence attends by instead of the softmax over all that the mask leaves: an override, or the layer's own."""
@@ -95,9 +98,10 @@ class AttentionCall:
         return replace(chosen, global_heads=self.global_heads()[index])
 
     def only(self, index: int) -> "AttentionCall":
-        """The call of one sequence."""
+        """The call of one sequence, whose outcome doesn't go where the others' go."""
         q = self.queries.split(self.q)[index]
-        return replace(self, q=q, queries=Packing((len(q),)), keys=(self.keys[index],), values=(self.values[index],))
+        keys, values = (self.keys[index],), (self.values[index],)
+        return replace(self, q=q, queries=Packing((len(q),)), keys=keys, values=values, scratch=Scratch())
 
     @property
     def sight(self) -> Hashable:
