@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import pytest
 
-PACKAGES = {"chromium": "chromium", "haproxy": "haproxy", "promtool": "prometheus"}
+PACKAGES = {"chromium": "chromium", "haproxy": "haproxy", "prometheus": "prometheus", "promtool": "prometheus"}
 """The Debian packages that have them; `.ci/run` installs these."""
 
 

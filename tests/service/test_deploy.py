@@ -2,10 +2,15 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from grafana_foundation_sdk.cog import plugins
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.runtime import Runtime
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from scraping import read_metrics
 from serving import make_app, serving
 from tools import promtool
@@ -78,6 +83,38 @@ def test_promtool_takes_every_expression_of_the_dashboard(tmp_path: Path) -> Non
     file = tmp_path / "rules.yml"
     file.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))  # JSON is YAML
     assert f"{len(EXPRESSIONS)} rules found" in promtool("check", "rules", file)
+
+
+def unknown_to_grafana(given: Any) -> list[str]:
+    """Panels of no kind that there is, and what is lost when the classes that Grafana makes of its schema read and write it."""
+    plugins.register_default_plugins()
+    kept = json.loads(JSONEncoder().encode(Dashboard.from_json(given)))
+    kinds = {panel["type"] for panel in given["panels"]} - {"row"} - Runtime().panelcfg_variants.keys()
+    return [*kinds, *lost(given, kept)]
+
+
+def lost(given: Any, kept: Any, path: str = "") -> Iterator[str]:
+    """The paths of what isn't the same, or not there."""
+    if isinstance(given, dict) and isinstance(kept, dict):
+        for name, value in given.items():
+            yield from lost(value, kept.get(name), f"{path}.{name}")
+    elif isinstance(given, list) and isinstance(kept, list) and len(given) == len(kept):
+        for index, (one, other) in enumerate(zip(given, kept, strict=True)):
+            yield from lost(one, other, f"{path}.{index}")
+    elif given != kept:
+        yield f"{path} is {given!r}, and read as {kept!r}"
+
+
+@pytest.mark.parametrize("file", ["dashboards/kqv.json", "heads/heads.json"])
+def test_grafanas_schema_knows_every_field(file: str) -> None:
+    assert unknown_to_grafana(json.loads((DEPLOY / "grafana" / file).read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"), [("gridPos", "gridpos"), ("expr", "expression"), ("showLegend", "showLegends"), ("timeseries", "timeserie")]
+)
+def test_grafanas_schema_would_not_know_a_mistake(right: str, wrong: str) -> None:
+    assert unknown_to_grafana(json.loads(json.dumps(DASHBOARD).replace(f'"{right}"', f'"{wrong}"')))
 
 
 def test_dashboard_shows_what_it_should() -> None:
