@@ -4,7 +4,6 @@ What a step costs is reading the weights, so that they are kept a second time in
 beside that, some 300 operations of torch for a token would cost as much again.
 """
 
-import ctypes
 from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -15,9 +14,11 @@ from torch import Tensor, nn
 
 from kqv.config import ModelConfig
 from kqv.native.arena import Arena
-from kqv.native.decoder import ACTIVATIONS, CLayer, CModel, CNorm, decode, full
+from kqv.native.decoder import CLayer, CModel, decode
 from kqv.native.library import library
 from kqv.native.matrices import CMatrix, Matrix, keep
+from kqv.native.shapes import Shelf, shape
+from kqv.native.structures import full
 from kqv.network import Network
 from kqv.positions import frequencies
 from kqv.transformer import Block, Inputs, Stack, Transformer
@@ -61,30 +62,19 @@ class Plan:
     def __init__(self, config: ModelConfig, decoder: Stack, transformer: Transformer) -> None:
         assert transformer.head is not None
         self.decoder, self.config = decoder, config
-        self._kept: list[object] = []  # what the structures have addresses of
+        self._shelf = Shelf()
         self.matrices: list[Matrix] = []
         self._arena = Arena(sum(weight.numel() * weight.element_size() + SLACK for weight in transformer.parameters()))
         layers = (CLayer * config.decoder_layers)(
-            *(self._layer(block, window) for block, window in zip(blocks(decoder), config.windows, strict=True))
+            *(self._layer(block, window) for block, window in zip(decoder.blocks, config.windows, strict=True))
         )
-        self._kept.append(layers)
         self._model = CModel(
-            layers=ctypes.addressof(layers),
-            frequencies=self._numbers(frequencies(config)) if config.positions == "rotary" else None,
-            final_norm=self._norm(decoder.final_norm),
+            layers=self._shelf.put(layers),
+            frequencies=self._shelf.numbers(frequencies(config)) if config.positions == "rotary" else None,
+            final_norm=self._shelf.norm(decoder.final_norm),
             head=self._matrix(transformer.head.projection),
             num_layers=config.decoder_layers,
-            width=config.d_model,
-            heads=config.num_heads,
-            key_heads=config.num_key_value_heads,
-            head_width=config.d_head,
-            inner=config.d_feed_forward,
-            root_mean_square=config.norm == "rms",
-            norm_first=config.norm_placement == "pre",
-            gated=config.gated,
-            activation=ACTIVATIONS.index(config.activation),
-            epsilon=config.norm_epsilon,
-            scale=config.attention_scale,
+            shape=shape(config),
             head_scale=config.head_scale,
         )
 
@@ -103,28 +93,21 @@ class Plan:
     @cached_property
     def factors(self) -> Float[Tensor, "L H R D"]:
         """Of each layer's output projection: see `OutputProjection.factors`."""
-        return torch.stack([block.self_attention.projection.factors for block in blocks(self.decoder)])
+        return torch.stack([block.self_attention.projection.factors for block in self.decoder.blocks])
 
     def _layer(self, block: Block, window: int) -> CLayer:
         attention, feed_forward = block.self_attention, block.feed_forward
         return CLayer(
-            attention_norm=self._norm(block.self_attention_norm),
-            feed_forward_norm=self._norm(block.feed_forward_norm),
-            query_norm=self._norm(attention.query_norm).weight,
-            key_norm=self._norm(attention.key_norm).weight,
+            attention_norm=self._shelf.norm(block.self_attention_norm),
+            feed_forward_norm=self._shelf.norm(block.feed_forward_norm),
+            query_norm=self._shelf.norm(attention.query_norm).weight,
+            key_norm=self._shelf.norm(attention.key_norm).weight,
             in_=self._matrix(attention.in_projection),
             out=self._matrix(attention.out_projection),
             up=self._matrix(feed_forward.up),
             down=self._matrix(feed_forward.down),
             window=window,
         )
-
-    def _norm(self, norm: nn.Module) -> CNorm:
-        if isinstance(norm, nn.Identity):
-            return CNorm()
-        weight, bias = norm.weight, getattr(norm, "bias", None)
-        assert isinstance(weight, Tensor)
-        return CNorm(self._numbers(weight), None if bias is None else self._numbers(bias))
 
     def _matrix(self, linear: nn.Linear) -> CMatrix:
         matrix = keep(linear.weight, linear.bias)
@@ -133,14 +116,3 @@ class Plan:
             linear.weight.data = moved.numbers  # the model reads it there too, so that there is one of it
         self.matrices.append(moved)
         return moved.structure
-
-    def _numbers(self, tensor: Tensor) -> int:
-        """Where the numbers lie as float32."""
-        own = tensor.detach().float().contiguous()
-        self._kept.append(own)
-        return own.data_ptr()
-
-
-def blocks(decoder: Stack) -> list[Block]:
-    """The layers, by their type."""
-    return [layer for layer in decoder.layers if isinstance(layer, Block)]

@@ -21,6 +21,7 @@ from kqv.decoding import Plan, plan
 from kqv.errors import InputError, UnsupportedError
 from kqv.generate import Generated, Generation, advance, begin, finish
 from kqv.inputs import Input, InputLike, TokenSequence, Truncate, read
+from kqv.laid_out import laid_out
 from kqv.network import Network
 from kqv.recorder import Recorder, Watch, describe
 from kqv.sampling import Sampling
@@ -71,6 +72,11 @@ class Model:
     def parameters(self) -> int:
         """How many weights there are; shared ones count once."""
         return sum(parameter.numel() for parameter in self.transformer.parameters())
+
+    @cached_property
+    def network(self) -> Network:
+        """The transformer as its passes run, in C where they can."""
+        return laid_out(self.transformer)
 
     @cached_property
     def plan(self) -> Plan | None:
@@ -183,7 +189,7 @@ class Model:
 
     def advance(self, generations: Sequence[Generation]) -> None:
         """One more token for each; several generations share one pass. Where it fails, they are as they were before."""
-        advance(self.transformer, self.tokenizer, generations, self.plan)
+        advance(self.network, self.tokenizer, generations, self.plan)
 
     def finish(self, generation: Generation) -> Generated:
         """What a generation that has ended wrote, and what it looked at."""
@@ -199,7 +205,7 @@ class Model:
         """The last hidden states of each sequence, from one packed pass."""
         encoder, decoder = self.transformer.encoder, self.transformer.decoder
         targets = [sequence.target or sequence for sequence in sequences]
-        row = self.transformer(
+        row = self.network(
             None if encoder is None else pack(sequences, encoder),
             None if decoder is None else pack(targets, decoder),
             attend,
@@ -261,7 +267,9 @@ def load(
     path = find(name, store)
     checkpoint = read_checkpoint(path)
     transformer = checkpoint.transformer.requires_grad_(False).eval().to(device=pick_device(device), dtype=dtype)
-    return Model(path.stem if path.is_file() else path.name, transformer, checkpoint.tokenizer, checkpoint.revision)
+    model = Model(path.stem if path.is_file() else path.name, transformer, checkpoint.tokenizer, checkpoint.revision)
+    model.network  # noqa: B018 (laid out now, and not by the first request)
+    return model
 
 
 def pick_device(name: str) -> torch.device:

@@ -90,14 +90,22 @@ class Attention(nn.Module):
 
     def forward(self, x: Float[Tensor, "N W"], norm: nn.Module, run: Pass) -> Float[Tensor, "N P"]:
         """Attention of `norm(x)` to itself and what came before it, or in the cross group to the source: the heads' outputs."""
-        if self.group == "cross":
-            q, keys, values = self.look_across(x, norm, run)
-        else:
-            q, keys, values = self.look_within(x, norm, run)
+        look = self.look_across if self.group == "cross" else self.look_within
+        call = self.call(*look(x, norm, run), run, self.look_globally(x, norm, run.packing))
+        return run.attend(call).flatten(-2)
+
+    def call(
+        self,
+        q: Float[Tensor, "N H D"],
+        keys: tuple[Tensor, ...],
+        values: tuple[Tensor, ...],
+        run: Pass,
+        global_heads: Callable[[], tuple[GlobalHeads, ...]] | None = None,
+    ) -> AttentionCall:
+        """What is asked of attention."""
         bias = None if self.group == "cross" else run.bias
         known = (self.group, self.layer, q, run.packing, keys, values, self.projection, self.mask, bias, self.scale)
-        global_heads = self.look_globally(x, norm, run.packing)
-        return run.attend(AttentionCall(*known, own=self.own, global_heads=global_heads, scratch=run.scratch)).flatten(-2)
+        return AttentionCall(*known, own=self.own, global_heads=global_heads, scratch=run.scratch)
 
     @functools.cached_property
     def projection(self) -> OutputProjection:
@@ -108,13 +116,16 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "N W"], norm: nn.Module, run: Pass
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Q of `norm(x)`; K and V of each sequence's tokens, those that were read before included."""
-        projected = self.project(x, norm, slice(None), run.scratch)
-        q, k, v = (heads.unflatten(-1, (-1, self.d_head)) for heads in projected.split(self.widths, dim=-1))
+        q, k, v = self.heads(self.project(x, norm, slice(None), run.scratch))
         q, k = self.query_norm(q), self.key_norm(k)
         if run.rotation is not None:
             run.rotation.turn(q)
             run.rotation.turn(k)
         return q, *self.remember(run.packing.split(k), run.packing.split(v), run.caches)
+
+    def heads(self, projected: Float[Tensor, "N _"]) -> list[Float[Tensor, "N _ D"]]:
+        """Q, K and V of tokens' projections, as views."""
+        return [part.unflatten(-1, (-1, self.d_head)) for part in projected.split(self.widths, dim=-1)]
 
     def look_globally(
         self, x: Float[Tensor, "N W"], norm: nn.Module, packing: Packing
@@ -126,8 +137,7 @@ class Attention(nn.Module):
 
         @functools.cache
         def project_globally() -> tuple[GlobalHeads, ...]:
-            parts = projection(norm(x)).split(self.widths, dim=-1)
-            heads = (packing.split(part.unflatten(-1, (-1, self.d_head))) for part in parts)
+            heads = map(packing.split, self.heads(projection(norm(x))))
             return tuple(GlobalHeads(*(tensor.transpose(0, 1) for tensor in each)) for each in zip(*heads, strict=True))
 
         return project_globally
@@ -273,11 +283,20 @@ class Stack(nn.Module):
 
     def forward(self, inputs: Inputs, source: Row | None, attend: Attend) -> Row:
         x = self.embedding(inputs)
-        turn = rotation(self.config, inputs.positions(), x.dtype) if self.config.positions == "rotary" else None
-        run = Pass(inputs.packing, source, attend, inputs.caches, turn, self.bias(), Scratch())
+        run = self.begin(inputs, source, attend)
         for layer in self.layers:
             x = layer(x, run)
         return Row(self.final_norm(x), inputs.packing)
+
+    def begin(self, inputs: Inputs, source: Row | None, attend: Attend) -> Pass:
+        """What the layers share."""
+        turn = rotation(self.config, inputs.positions(), self.weight.dtype) if self.config.positions == "rotary" else None
+        return Pass(inputs.packing, source, attend, inputs.caches, turn, self.bias(), Scratch())
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The layers, by their type."""
+        return [layer for layer in self.layers if isinstance(layer, Block)]
 
     def bias(self) -> Bias | None:
         """What the stack's positions add to its self-attention's scores."""

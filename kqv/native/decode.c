@@ -4,20 +4,15 @@
    all texts share the reading, and the threads share the rows of each matrix. What is little even so, the residual stream and its
    norms, every thread makes for itself rather than wait for another. */
 
-#include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "matrix.h"
 #include "row.h"
+#include "shape.h"
 
-enum { RELU, GELU, GELU_TANH, SILU };
 enum { WORTH_SHARING = 1 << 18 }; /* numbers in a layer: threads wait for each other five times, far longer on a busy machine */
-
-typedef struct {
-    const float *weight, *bias; /* a norm by the root mean square has no bias; no weight: no norm */
-} Norm;
 
 typedef struct {
     Norm attention_norm, feed_forward_norm;
@@ -31,9 +26,9 @@ typedef struct {
     const float *frequencies;   /* [head width / 2]: radians a position; NULL for no rotation */
     Norm final_norm;
     Matrix head;
-    int64_t num_layers, width, heads, key_heads, head_width, inner;
-    int64_t root_mean_square, norm_first, gated, activation;
-    float epsilon, scale, head_scale;
+    int64_t num_layers;
+    Shape shape;
+    float head_scale;
 } Model;
 
 typedef struct {
@@ -58,39 +53,16 @@ typedef struct {
     int64_t index, threads;
 } Thread;
 
-static void normalize(const Model *model, Norm norm, const float *x, float *y)
-{
-    const int64_t width = model->width, whole = width - width % WIDTH;
-    Vector sum = {0}, squares = {0};
-    float mean = 0.0f;
-    if (!model->root_mean_square) {
-        for (int64_t d = 0; d < whole; d += WIDTH)
-            sum += load(x + d);
-        mean = sum_of(sum);
-        for (int64_t d = whole; d < width; d++)
-            mean += x[d];
-        mean /= (float)width;
-    }
-    for (int64_t d = 0; d < whole; d += WIDTH)
-        squares += (load(x + d) - mean) * (load(x + d) - mean);
-    float total = sum_of(squares);
-    for (int64_t d = whole; d < width; d++)
-        total += (x[d] - mean) * (x[d] - mean);
-    const float factor = 1.0f / sqrtf(total / (float)width + model->epsilon);
-    for (int64_t d = 0; d < width; d++)
-        y[d] = (x[d] - mean) * factor * norm.weight[d] + (norm.bias ? norm.bias[d] : 0.0f);
-}
-
 static void normalize_all(const Step *step, Norm norm, const float *x, float *y)
 {
     for (int64_t text = 0; text < step->num_texts; text++)
-        normalize(step->model, norm, x + text * step->model->width, y + text * step->model->width);
+        normalize(&step->model->shape, norm, x + text * step->model->shape.width, y + text * step->model->shape.width);
 }
 
 /* What a sublayer reads. */
 static float *enter(const Step *step, const Thread *own, Norm norm)
 {
-    if (!step->model->norm_first)
+    if (!step->model->shape.norm_first)
         return own->x;
     normalize_all(step, norm, own->x, own->normed);
     return own->normed;
@@ -99,9 +71,9 @@ static float *enter(const Step *step, const Thread *own, Norm norm)
 /* Take up what a sublayer adds. */
 static void leave(const Step *step, const Thread *own, Norm norm)
 {
-    for (int64_t d = 0; d < step->num_texts * step->model->width; d++)
+    for (int64_t d = 0; d < step->num_texts * step->model->shape.width; d++)
         own->x[d] += own->added[d];
-    if (!step->model->norm_first)
+    if (!step->model->shape.norm_first)
         normalize_all(step, norm, own->x, own->x);
 }
 
@@ -138,55 +110,35 @@ static void attend(const Step *step, const Thread *own, int64_t layer, int64_t t
     const Model *model = step->model;
     const Layer *is = model->layers + layer;
     const Text *text = step->texts + text_index;
-    const int64_t width = model->head_width, stride = model->key_heads * width, count = text->length + 1;
-    const int64_t first = is->window && is->window < count ? count - is->window : 0, shared = model->heads / model->key_heads;
+    const int64_t width = model->shape.head_width, stride = model->shape.key_heads * width, count = text->length + 1;
+    const int64_t first = is->window && is->window < count ? count - is->window : 0, shared = model->shape.heads / model->shape.key_heads;
     const float *cosines = own->cosines + text_index * (width / 2), *sines = own->sines + text_index * (width / 2);
     float *queries = own->projected + text_index * is->in.rows;
     float *keys = text->keys[layer] + key_head * width, *values = text->values[layer] + key_head * width;
     float *key = keys + text->length * stride;
-    memcpy(key, queries + (model->heads + key_head) * width, width * sizeof *key);
-    memcpy(values + text->length * stride, queries + (model->heads + model->key_heads + key_head) * width, width * sizeof *key);
+    memcpy(key, queries + (model->shape.heads + key_head) * width, width * sizeof *key);
+    memcpy(values + text->length * stride, queries + (model->shape.heads + model->shape.key_heads + key_head) * width, width * sizeof *key);
     if (is->key_norm)
-        normalize_head(key, is->key_norm, width, model->epsilon);
+        normalize_head(key, is->key_norm, width, model->shape.epsilon);
     if (model->frequencies)
         turn(key, cosines, sines, width);
     for (int64_t head = key_head * shared; head < (key_head + 1) * shared; head++) {
         float *query = queries + head * width;
         if (is->query_norm)
-            normalize_head(query, is->query_norm, width, model->epsilon);
+            normalize_head(query, is->query_norm, width, model->shape.epsilon);
         if (model->frequencies)
             turn(query, cosines, sines, width);
         for (int64_t d = 0; d < width; d++)
-            query[d] *= model->scale * 1.44269504088896341f; /* log₂ e */
+            query[d] *= model->shape.scale * 1.44269504088896341f; /* log₂ e */
         score_keys(query, keys + first * stride, stride, count - first, width, own->scores);
         weigh(own->scores, count - first);
-        float *output = step->outputs + ((layer * step->num_texts + text_index) * model->heads + head) * width;
+        float *output = step->outputs + ((layer * step->num_texts + text_index) * model->shape.heads + head) * width;
         mix_values(own->scores, values + first * stride, stride, count - first, width, output);
         if (text->weights) {
-            float *row = text->weights + (layer * model->heads + head) * count;
+            float *row = text->weights + (layer * model->shape.heads + head) * count;
             memset(row, 0, first * sizeof *row);
             memcpy(row + first, own->scores, (count - first) * sizeof *row);
         }
-    }
-}
-
-/* x · σ(z). */
-INLINE Vector gate(Vector x, Vector z)
-{
-    const Vector e = power_of_two(absolute(z) * -1.44269504088896341f);
-    return x * pick(z < 0.0f, e, spread(1.0f)) / (e + 1.0f);
-}
-
-INLINE Vector activate(Vector x, int64_t activation)
-{
-    switch (activation) {
-    case RELU: return greater(x, (Vector){0});
-    case SILU: return gate(x, x);
-    case GELU_TANH: return gate(x, (x + x * x * x * 0.044715f) * 1.59576912160573072f); /* ½(1 + tanh z) = σ(2z), 2√(2/π) */
-    default:
-        for (int lane = 0; lane < WIDTH; lane++)
-            x[lane] *= 0.5f * (1.0f + erff(x[lane] * 0.707106781186547524f));
-        return x;
     }
 }
 
@@ -194,11 +146,11 @@ INLINE Vector activate(Vector x, int64_t activation)
 static void widen_stream(const Step *step, const Thread *own, const Layer *layer, float *x)
 {
     const Model *model = step->model;
-    const int64_t inner = model->inner, stride = layer->up.rows;
+    const int64_t inner = model->shape.inner, stride = layer->up.rows;
     const Rows rows = share(own, inner);
-    const Vectors all = read_by(step, own, &layer->up, x, model->width);
+    const Vectors all = read_by(step, own, &layer->up, x, model->shape.width);
     multiply(&layer->up, rows.first, rows.last, all, own->inner, stride);
-    if (model->gated)
+    if (model->shape.gated)
         multiply(&layer->up, inner + rows.first, inner + rows.last, all, own->inner, stride);
     for (int64_t text = 0; text < step->num_texts; text++)
         for (int64_t i = rows.first; i < rows.last; i += WIDTH) {
@@ -206,10 +158,10 @@ static void widen_stream(const Step *step, const Thread *own, const Layer *layer
             const int64_t count = rows.last - i < WIDTH ? rows.last - i : WIDTH;
             float in[WIDTH] = {0}, times[WIDTH] = {0}, out[WIDTH];
             memcpy(in, at, count * sizeof *at);
-            if (model->gated)
+            if (model->shape.gated)
                 memcpy(times, at + inner, count * sizeof *at);
-            const Vector active = activate(load(in), model->activation);
-            store(out, model->gated ? active * load(times) : active);
+            const Vector active = activate(load(in), model->shape.activation);
+            store(out, model->shape.gated ? active * load(times) : active);
             memcpy(at, out, count * sizeof *at);
         }
 }
@@ -218,11 +170,11 @@ static void pass_layer(const Step *step, const Thread *own, int64_t index)
 {
     const Model *model = step->model;
     const Layer *layer = model->layers + index;
-    const int64_t outputs = model->heads * model->head_width;
-    project(step, own, &layer->in, enter(step, own, layer->attention_norm), model->width, own->projected);
+    const int64_t outputs = model->shape.heads * model->shape.head_width;
+    project(step, own, &layer->in, enter(step, own, layer->attention_norm), model->shape.width, own->projected);
 #pragma omp barrier
-    for (int64_t task = own->index; task < step->num_texts * model->key_heads; task += own->threads)
-        attend(step, own, index, task / model->key_heads, task % model->key_heads);
+    for (int64_t task = own->index; task < step->num_texts * model->shape.key_heads; task += own->threads)
+        attend(step, own, index, task / model->shape.key_heads, task % model->shape.key_heads);
 #pragma omp barrier
     project(step, own, &layer->out, step->outputs + index * step->num_texts * outputs, outputs, own->added);
 #pragma omp barrier
@@ -237,7 +189,7 @@ static void pass_layer(const Step *step, const Thread *own, int64_t index)
 static void run(const Step *step, const Thread *own)
 {
     const Model *model = step->model;
-    const int64_t half = model->head_width / 2, numbers = step->num_texts * model->width;
+    const int64_t half = model->shape.head_width / 2, numbers = step->num_texts * model->shape.width;
     memcpy(own->x, step->x, numbers * sizeof *own->x);
     for (int64_t text = 0; model->frequencies && text < step->num_texts; text++)
         for (int64_t i = 0; i < half; i++) {
@@ -252,7 +204,7 @@ static void run(const Step *step, const Thread *own)
         memcpy(step->x, own->x, numbers * sizeof *own->x); /* all have read the embeddings long ago */
     for (int64_t d = 0; d < numbers; d++)
         own->x[d] *= model->head_scale;
-    project(step, own, &model->head, own->x, model->width, step->logits);
+    project(step, own, &model->head, own->x, model->shape.width, step->logits);
 }
 
 /* Memory that is handed out in whole lines of the cache; without a base it is only measured. */
@@ -273,18 +225,18 @@ static void take_common(const Step *step, Memory *memory, Thread *own)
     const Layer *layer = step->model->layers;
     own->projected = take(memory, step->num_texts * layer->in.rows);
     own->inner = take(memory, step->num_texts * layer->up.rows);
-    own->added = take(memory, step->num_texts * step->model->width);
+    own->added = take(memory, step->num_texts * step->model->shape.width);
 }
 
 static void take_own(const Step *step, Memory *memory, Thread *own)
 {
     const Model *model = step->model;
-    const int64_t texts = step->num_texts, half = model->head_width / 2, joined = model->heads * model->head_width;
-    int64_t longest = 0, columns = model->inner > model->width ? model->inner : model->width;
+    const int64_t texts = step->num_texts, half = model->shape.head_width / 2, joined = model->shape.heads * model->shape.head_width;
+    int64_t longest = 0, columns = model->shape.inner > model->shape.width ? model->shape.inner : model->shape.width;
     columns = joined > columns ? joined : columns;
     for (int64_t text = 0; text < texts; text++)
         longest = step->texts[text].length > longest ? step->texts[text].length : longest;
-    own->x = take(memory, texts * model->width), own->normed = take(memory, texts * model->width);
+    own->x = take(memory, texts * model->shape.width), own->normed = take(memory, texts * model->shape.width);
     own->sums = take(memory, texts * sums_of(columns)), own->scores = take(memory, longest + 1 + WIDTH);
     own->cosines = take(memory, texts * half), own->sines = take(memory, texts * half);
 }

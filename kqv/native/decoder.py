@@ -3,21 +3,12 @@
 import ctypes
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from kqv.native.matrices import CMatrix, built
+from kqv.native.shapes import CNorm, CShape
 from kqv.native.structures import fields
-
-ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
-"""By their numbers in decode.c."""
-
-
-class CNorm(ctypes.Structure):
-    """`Norm` in decode.c."""
-
-    _fields_ = fields(pointer="weight bias")
 
 
 class CLayer(ctypes.Structure):
@@ -39,10 +30,9 @@ class CModel(ctypes.Structure):
         *fields(pointer="layers frequencies"),
         ("final_norm", CNorm),
         ("head", CMatrix),
-        *fields(
-            long="num_layers width heads key_heads head_width inner root_mean_square norm_first gated activation",
-            float="epsilon scale head_scale",
-        ),
+        *fields(long="num_layers"),
+        ("shape", CShape),
+        *fields(float="head_scale"),
     ]
 
 
@@ -80,8 +70,3 @@ def decode(
     )
     if not built().kqv_decode(ctypes.byref(step)):
         raise MemoryError("there is no memory for a step of decoding")
-
-
-def full(*shape: int) -> Tensor:
-    """Numbers for C to write."""
-    return torch.empty(shape, dtype=torch.float32)

@@ -1,32 +1,9 @@
-/* One query of one head: its norm, its rotation, and its attention to the keys of its text. */
+/* The attention of one query of one head to the keys of its text. */
 
 #ifndef KQV_ROW_H
 #define KQV_ROW_H
 
-#include <math.h>
-
 #include "vector.h"
-
-/* Factors for a norm by the root mean square, in place. */
-static void normalize_head(float *x, const float *weight, int64_t width, float epsilon)
-{
-    float squares = 0.0f;
-    for (int64_t d = 0; d < width; d++)
-        squares += x[d] * x[d];
-    const float factor = 1.0f / sqrtf(squares / (float)width + epsilon);
-    for (int64_t d = 0; d < width; d++)
-        x[d] = x[d] * factor * weight[d];
-}
-
-/* Turn the i-th and the (i + width/2)-th number as a pair. */
-static void turn(float *x, const float *cosines, const float *sines, int64_t width)
-{
-    for (int64_t i = 0, half = width / 2; i < half; i++) {
-        const float first = x[i], second = x[i + half];
-        x[i] = first * cosines[i] - second * sines[i];
-        x[i + half] = second * cosines[i] + first * sines[i];
-    }
-}
 
 /* Σ of the products in whole vectors, lane by lane. */
 INLINE Vector products(const float *a, const float *b, int64_t width)

@@ -2,6 +2,7 @@
 
 import ctypes
 
+import torch
 from torch import Tensor
 
 WIDEST = 256
@@ -17,3 +18,8 @@ def fields(**names: str) -> list[tuple[str, type]]:
 def address(tensor: Tensor | None) -> int | None:
     """Where the numbers lie; None is C's NULL."""
     return None if tensor is None else tensor.data_ptr()
+
+
+def full(*shape: int) -> Tensor:
+    """Numbers for C to write."""
+    return torch.empty(shape, dtype=torch.float32)

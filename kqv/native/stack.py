@@ -1,0 +1,37 @@
+"""A stack of layers in C, as pass.c wants it, and the call."""
+
+import ctypes
+
+from kqv.native.matrices import built
+from kqv.native.panels import CPanels
+from kqv.native.shapes import CNorm, CShape
+from kqv.native.structures import fields
+
+
+class CLayer(ctypes.Structure):
+    """`Layer` in pass.c."""
+
+    _fields_ = [
+        ("attention_norm", CNorm),
+        ("feed_forward_norm", CNorm),
+        *fields(pointer="query_norm key_norm"),
+        *((name, CPanels) for name in ("in_", "out", "up", "times", "down")),
+    ]
+
+
+class CStack(ctypes.Structure):
+    """`Stack` in pass.c."""
+
+    _fields_ = [*fields(pointer="layers"), ("final_norm", CNorm), *fields(long="num_layers"), ("shape", CShape)]
+
+
+class CPass(ctypes.Structure):
+    """`Pass` in pass.c."""
+
+    _fields_ = fields(pointer="stack x asked given cosines sines", long="tokens")
+
+
+def between(run: CPass, layer: int) -> None:
+    """From the heads of the layer before, or the embeddings, to those of this one, or the end. Raises `MemoryError`."""
+    if not built().kqv_between(ctypes.byref(run), ctypes.c_int64(layer)):
+        raise MemoryError("there is no memory for a pass")
