@@ -68,11 +68,13 @@ clean: ## remove the virtual environment and every cache
 	@test -n '$(PYTHON)' || { echo 'kqv needs Python 3.11 or newer, with venv; name one: make PYTHON=/path/to/python' >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
-# Stamps: installed once, and again only when what is to be installed changes. The dev extra includes the runtime.
+# Stamps: installed once, and again only when what is to be installed changes. The dev extra includes the runtime. The generator of
+# clients can't be in it: it refuses the newest typer, with which it works.
 .venv/runtime: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) .
 	@touch $@
 
 .venv/dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --no-deps openapi-python-client
 	@touch .venv/runtime $@
