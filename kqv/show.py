@@ -1,14 +1,19 @@
 """What an analysis looks like: in a notebook, as a page, and by matplotlib.
 
-Presentation lives here, below the results that it shows: the engine's and the client's inherit `Shown`. A page is HTML and nothing
-else, no script, no server, no other file, so that it can be mailed, and a token that is HTML stays text. What moves is the
-dashboard.
+Presentation lives here, below the results that it shows: the engine's and the client's inherit `Shown`. A page is one file that
+needs no server, so that it can be mailed. All of it can be read without its one script, by which another measure is chosen; no
+other script may run in it, and a token that is HTML stays text. What moves is the dashboard.
 """
 
+import json
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from hashlib import sha256
 from html import escape
 from io import BytesIO
 from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +44,7 @@ class Shown:
         return "".join(figure(look) for look in looks(self)) + MORE
 
     def page(self, measure: str | None = None) -> str:
-        """A page of its own, with every head to choose from: HTML without scripts, that needs nothing else."""
+        """A page of its own, with every head and measure to choose from: HTML that needs nothing else."""
         return page(looks(self, measure))
 
     def plot(
@@ -65,6 +70,11 @@ ROW = "display:flex;flex-wrap:wrap;gap:1.5em;align-items:flex-start"
 
 
 def caption(look: Look) -> str:
+    """The caption of a figure."""
+    return f'<figcaption style="margin-bottom:.5em">{escape(meaning(look))}</figcaption>'
+
+
+def meaning(look: Look) -> str:
     """What the group is, and what its colours mean."""
     told = f"{look.name} attention"
     if look.keys:
@@ -72,8 +82,13 @@ def caption(look: Look) -> str:
     figures = look.figures()
     if figures is not None and look.measure is not None:
         low, high = span(figures, look.measure)
-        told += f", heads by {look.measure.replace('_', ' ')} ({low:.3g} dark to {high:.3g} bright)"
-    return f'<figcaption style="margin-bottom:.5em">{escape(told)}</figcaption>'
+        told += f", heads by {spelled(look.measure)} ({low:.3g} dark to {high:.3g} bright)"
+    return told
+
+
+def spelled(measure: str | None) -> str:
+    """A measure as people write it."""
+    return (measure or "").replace("_", " ")
 
 
 def heads_table(look: Look, prefix: str) -> str:
@@ -94,14 +109,21 @@ CELL = "padding:0;min-width:2.6em;height:1.9em;text-align:center;font-weight:nor
 
 def head_cells(look: Look, row: int, prefix: str) -> Iterator[str]:
     """A layer's cells."""
+    for column, (told, background, ink) in enumerate(tellings(look, row)):
+        title = f"{look.place(row, column)}: {spelled(look.measure)} {told}"
+        inside = f'<label for="{prefix}-{row}-{column}" style="display:block;padding:.3em;cursor:pointer">{told}</label>'
+        yield (f'<td title="{escape(title)}" style="{CELL};background:{background};color:{ink}">{inside if prefix else told}</td>')
+
+
+def tellings(look: Look, row: int) -> Iterator[tuple[str, str, str]]:
+    """What the cells of a layer say, on which colour, and in which."""
     figures = look.figures()
     for column in range(len(look.found.heads)):
         value = float("nan") if figures is None else float(figures[row, column])
-        background, ink = ("transparent", "inherit") if isnan(value) else colour_of(level_of(value, figures, look.measure))
-        told = "–" if isnan(value) else f"{value:.2f}"
-        title = f"{look.place(row, column)}: {(look.measure or '').replace('_', ' ')} {told}"
-        inside = f'<label for="{prefix}-{row}-{column}" style="display:block;padding:.3em;cursor:pointer">{told}</label>'
-        yield (f'<td title="{escape(title)}" style="{CELL};background:{background};color:{ink}">{inside if prefix else told}</td>')
+        if isnan(value):
+            yield "–", "transparent", "inherit"
+        else:
+            yield f"{value:.2f}", *colour_of(level_of(value, figures, look.measure))
 
 
 def level_of(value: float, figures: Array | None, measure: str | None) -> int:
@@ -183,7 +205,11 @@ def page(shown: Sequence[Look]) -> str:
     sections = [section(look, f"g{number}") for number, look in enumerate(shown)]
     title = " ".join(shown[0].queries[:40])
     rules = "".join(rule for section_rules, _ in sections for rule in section_rules)
-    return PAGE.format(title=escape(title), rules=rules, sections="".join(html for _, html in sections))
+    script = (Path(__file__).parent / "show.js").read_text(encoding="utf-8")
+    allowed = b64encode(sha256(script.encode()).digest()).decode()
+    return PAGE.format(
+        title=escape(title), rules=rules, sections="".join(html for _, html in sections), script=script, allowed=allowed
+    )
 
 
 def section(look: Look, prefix: str) -> tuple[list[str], str]:
@@ -196,21 +222,40 @@ def section(look: Look, prefix: str) -> tuple[list[str], str]:
         maps.append(f'<div class="map {name}">{head_map(look, row, column, len(places))}</div>')
         rules.append(f"#{name}:checked~.row .{name}{{display:block}}#{name}:checked~.row [for={name}]{{{CHOSEN}}}")
     heads = f'<div class="row">{heads_table(look, prefix)}<div>{"".join(maps)}</div></div>'
-    return rules, f"<section>{caption(look)}{''.join(inputs)}{heads}</section>"
+    return rules, f"<section>{caption(look)}{measures(look)}{''.join(inputs)}{heads}</section>"
+
+
+def measures(look: Look) -> str:
+    """All that were taken, to choose from where scripts run, and what the cells say of each: data that no markup can end."""
+    if look.measure is None:
+        return ""
+    ids = [each for each in look.found.diagnostics if each != "similarity"]
+    options = "".join(
+        f'<option value="{each}"{" selected" * (each == look.measure)}>{escape(spelled(each))}</option>' for each in ids
+    )
+    data = json.dumps({each: told_of(replace(look, measure=each)) for each in ids}, ensure_ascii=False).replace("<", "\\u003c")
+    return f'<p hidden>Heads by <select aria-label="Measure">{options}</select></p><script type="application/json">{data}</script>'
+
+
+def told_of(look: Look) -> dict[str, Any]:
+    """A measure as the page's script puts it into the cells."""
+    cells = [cell for row in range(len(look.found.layers)) for cell in tellings(look, row)]
+    return {"name": spelled(look.measure), "caption": meaning(look), "cells": cells}
 
 
 CHOSEN = "outline:3px solid;outline-offset:-3px"
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; \
+script-src 'sha256-{allowed}'">
 <title>kqv: {title}</title><style>
 :root{{color-scheme:light dark}}body{{font:14px/1.5 system-ui,sans-serif;margin:2em;max-width:80em}}
 .row{{display:flex;flex-wrap:wrap;gap:2em;align-items:flex-start}}.map{{display:none}}
 input{{position:absolute;opacity:0}}figcaption{{font-weight:600}}section{{position:relative;margin-bottom:3em}}
 {rules}</style></head>
 <body><h1 style="font-size:1.2em">{title}</h1>{sections}
-<p>Click a head to see its weights, or go through them with the arrow keys. Made by kqv.</p></body></html>
+<p>Click a head to see its weights, or go through them with the arrow keys. Made by kqv.</p><script>{script}</script></body></html>
 """
 
 
@@ -239,7 +284,7 @@ def plot(look: Look) -> "Figure":
     if figures is not None and look.measure is not None:
         low, high = span(figures, look.measure)
         drawing.colorbar(left.imshow(figures, vmin=low, vmax=high), ax=left)
-        left.set(title=f"{look.name}: {look.measure.replace('_', ' ')}", xlabel="head", ylabel="layer")
+        left.set(title=f"{look.name}: {spelled(look.measure)}", xlabel="head", ylabel="layer")
         left.set_xticks(range(len(look.found.heads)), map(str, look.found.heads))
         left.set_yticks(range(len(look.found.layers)), map(str, look.found.layers))
     if weights is not None:

@@ -129,7 +129,7 @@ def analyze_command(
     store: Store = DEFAULT_STORE,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer of POST /v1/analyze instead, less its timing.")] = False,
     html: Annotated[
-        Path | None, typer.Option(help="Write a page with a map of every head instead: one file, without scripts.")
+        Path | None, typer.Option(help="Write a page with a map of every head instead: one file, which needs no server.")
     ] = None,
 ) -> None:
     """Show what the heads of a model look at in a text: a map of all, the sharpest ones, and one of them token by token."""

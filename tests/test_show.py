@@ -1,10 +1,12 @@
 """Still pictures of an analysis: the colours are those of the weights, what a token says stays text, and nothing else is needed."""
 
+import hashlib
+import json
 import re
 import struct
 import sys
 import zlib
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -105,12 +107,13 @@ def test_sharpest_head_rests_on_no_first_token() -> None:
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;"
 
 
-@pytest.mark.parametrize("form", ["notebook", "page"])
-def test_a_token_that_is_html_stays_text(analysis: kqv.Analysis, form: str) -> None:
+@pytest.mark.parametrize(("form", "scripts"), [("notebook", []), ("page", [{"type": "application/json"}, {}])])
+def test_a_token_that_is_html_stays_text(analysis: kqv.Analysis, form: str, scripts: list[dict[str, str]]) -> None:
     tokens = (EVIL, *(analysis.tokens or ())[1:])
     evil = replace(analysis, tokens=tokens)
     elements = Elements(evil._repr_html_() if form == "notebook" else evil.page())
-    assert {tag for tag, _ in elements.found}.isdisjoint({"script", "img", "iframe", "object", "link", "base"})
+    assert {tag for tag, _ in elements.found}.isdisjoint({"img", "iframe", "object", "link", "base"})
+    assert [attributes for tag, attributes in elements.found if tag == "script"] == scripts
     assert not [name for _, attributes in elements.found for name in attributes if name.startswith("on")]
     assert EVIL in elements.text  # whole, where each cell says what it is
 
@@ -133,7 +136,24 @@ def test_page_needs_nothing_and_has_every_head(analysis: kqv.Analysis) -> None:
     assert "heads by previous (0 dark to 1 bright)" in page
 
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+SCRIPT = (Path(kqv.__file__).parent / "show.js").read_bytes()
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    f"script-src 'sha256-{b64encode(hashlib.sha256(SCRIPT).digest()).decode()}'"
+)
+
+
+def test_page_has_every_measure_as_data(analysis: kqv.Analysis) -> None:
+    [data] = re.findall(r'<script type="application/json">(.*?)</script>', analysis.page())
+    measures = json.loads(data)
+    found = analysis.attention["encoder"].diagnostics
+    assert [*measures] == [name for name in found if name != "similarity"]
+    for name, measure in measures.items():
+        values = found[name].flatten().tolist()
+        assert [told for told, _, _ in measure["cells"]] == ["–" if np.isnan(value) else f"{value:.2f}" for value in values]
+        page = analysis.page(name)  # which has the same without its script
+        assert all(f"background:{colour};color:{ink}" in page for _, colour, ink in measure["cells"])
+        assert f'<figcaption style="margin-bottom:.5em">{measure["caption"]}<' in page
 
 
 @pytest.mark.parametrize("weights", ["full", "top", "pooled", "none"])
