@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 from service.auth import Admit, Keys, describe_keys
 from service.batching import Batcher, Limits, Watcher
+from service.bodies import Straight
 from service.dependencies import get_caller
 from service.embed_tokens import EmbedTokens
 from service.errors import add_handlers
@@ -114,6 +115,7 @@ def make_service(settings: Settings, served: Models) -> Service:
 def add_middleware(app: FastAPI, service: Service, tracing: Tracing | None) -> None:
     """What surrounds the routes, from the inside out."""
     settings = service.settings
+    app.add_middleware(Straight, routes=[route for module in MODULES for route in module.router.routes])
     app.add_middleware(Door, check_room=service.batcher.check_room, routes=waiting_routes())
     if service.keys.required:
         app.add_middleware(Admit, keys=service.keys, tokens=service.embed_tokens, settings=settings, assets=assets(app))

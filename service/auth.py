@@ -17,13 +17,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kqv.errors import InputError
 from service.embed_tokens import EmbedTokens
 from service.errors import KeyBusyError, UnauthorizedError
-from service.middleware import exchange_of
+from service.middleware import exchange_of, header_of
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -151,7 +150,7 @@ class Admit:
         if self.is_public(scope):
             await self.app(scope, receive, send)
             return
-        key = presented(Headers(scope=scope))
+        key = presented(header_of(scope, b"authorization"))
         if key is None:
             raise UnauthorizedError("this needs a key; send it as Authorization: Bearer KEY")
         name = exchange_of(scope).key = self.keys.name_of(key) or self._name_of_token(key, scope)
@@ -183,10 +182,9 @@ class Admit:
             self.under_way[name] -= 1
 
 
-def presented(headers: Headers) -> str | None:
+def presented(authorization: str | None) -> str | None:
     """The key of a request; none where there are two, of which a proxy may have looked at the other."""
-    given = headers.getlist("authorization")
-    scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+    scheme, _, key = (authorization or "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else None
 
 

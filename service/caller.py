@@ -88,15 +88,19 @@ class Caller:
                     future.exception()  # asked for, so that asyncio doesn't complain that nobody did
 
     @contextmanager
-    def watched(self) -> Iterator[asyncio.Task[None]]:
-        """A task that ends when the client has closed the connection."""
-        gone = asyncio.create_task(self._gone())
-        try:
+    def watched(self) -> Iterator[asyncio.Future[None]]:
+        """A future that is done when the client has closed the connection: its own, or where the server has none, a task."""
+        gone: asyncio.Future[None] | None = self.request.scope["state"].get("gone")
+        if gone is not None:
             yield gone
+            return
+        watching = asyncio.create_task(self._gone())
+        try:
+            yield watching
         finally:
-            gone.cancel()
+            watching.cancel()
 
-    async def wait_for_any(self, futures: Iterable[asyncio.Future[T]], gone: asyncio.Task[None]) -> set[asyncio.Future[T]]:
+    async def wait_for_any(self, futures: Iterable[asyncio.Future[T]], gone: asyncio.Future[None]) -> set[asyncio.Future[T]]:
         """Those that are done, as soon as one is. Raises as `wait_for` does."""
         either: set[asyncio.Future[Any]] = {*futures, gone}
         left = self.deadline - asyncio.get_running_loop().time()

@@ -4,7 +4,8 @@ Closed loop: each connection sends its next request when it has its answer, so a
 come when they are due, as those of many independent callers do, and their time counts from then on: whatever keeps one from being
 sent is part of it, or a server that stalls would look better than it is (coordinated omission).
 
-Requests are sent by h11 over asyncio's streams, at 0.12 ms of CPU each; httpx needs 1.6 ms, and would be what is measured.
+Requests are sent by asyncio's transports and answers read by httptools, at 0.02 ms of CPU each where connections are busy; httpx
+needs 1.6 ms, and would be what is measured.
 """
 
 import asyncio
@@ -16,10 +17,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
-import h11
+import httptools
 import orjson
 
 from kqv.errors import InputError
@@ -59,64 +60,71 @@ class Answer(NamedTuple):
     content: bytes
 
 
-class Connection:
+class RemoteProtocolError(Exception):
+    """What came back is no whole answer."""
+
+
+class Connection(asyncio.Protocol):
     """One connection, opened when it is needed and kept while the server keeps it."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        self._state = h11.Connection(h11.CLIENT)
+        lines = [f"POST {target.path} HTTP/1.1", *(f"{name}: {value}" for name, value in target.headers), "Content-Length: "]
+        self._head = "\r\n".join(lines).encode("latin-1")
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[Answer] | None = None
+        """The one that is awaited."""
 
     async def exchange(self, body: bytes) -> Answer:
-        """POST the body; raises `OSError`, `TimeoutError` or `h11.RemoteProtocolError` where no whole answer comes."""
+        """POST the body; raises `OSError`, `TimeoutError` or `RemoteProtocolError` where no whole answer comes."""
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._target.timeout_s):
-                await self._send(body)
-                answer = await self._receive()
+                if self._transport is None:
+                    target = self._target
+                    await loop.create_connection(lambda: self, target.host, target.port, ssl=target.is_tls or None)
+                assert self._transport is not None
+                self._answer = loop.create_future()
+                self._transport.write(b"%b%d\r\n\r\n%b" % (self._head, len(body), body))
+                return await self._answer
         except BaseException:
             self.close()
             raise
-        if self._state.our_state is h11.DONE and self._state.their_state is h11.DONE:
-            self._state.start_next_cycle()
-        else:
-            self.close()  # the server said so
-        return answer
 
-    async def _send(self, body: bytes) -> None:
-        if self._streams is not None and self._streams[0].at_eof():
-            self.close()  # the server closed it while it rested, as it may
-        if self._streams is None:
-            self._state = h11.Connection(h11.CLIENT)
-            self._streams = await asyncio.open_connection(
-                self._target.host, self._target.port, ssl=self._target.is_tls or None, limit=1 << 20
-            )
-        headers = [*self._target.headers, ("Content-Length", str(len(body)))]
-        request = h11.Request(method="POST", target=self._target.path, headers=headers)
-        self._streams[1].write(
-            b"".join(self._state.send(event) or b"" for event in (request, h11.Data(data=body), h11.EndOfMessage()))
-        )
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport, self._parser = cast(asyncio.Transport, transport), httptools.HttpResponseParser(self)
+        self._parts: list[bytes] = []
 
-    async def _receive(self) -> Answer:
-        assert self._streams is not None
-        status, parts = 0, []
-        while True:
-            event = self._state.next_event()
-            if event is h11.NEED_DATA:
-                self._state.receive_data(await self._streams[0].read(1 << 20))
-            elif isinstance(event, h11.Response):
-                status = event.status_code
-            elif isinstance(event, h11.Data):
-                parts.append(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                return Answer(status, b"".join(parts))
-            elif isinstance(event, h11.ConnectionClosed):
-                raise ConnectionResetError("closed without an answer")
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fail(str(error))
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail("closed without a whole answer")
+        self._transport = None
+
+    def on_body(self, body: bytes) -> None:
+        self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        answer, self._parts = Answer(self._parser.get_status_code(), b"".join(self._parts)), []
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(answer)
+        if not self._parser.should_keep_alive():
+            self.close()
+
+    def _fail(self, why: str) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(RemoteProtocolError(why))
 
     def close(self) -> None:
         """Close it, if it is open; the next exchange opens it again."""
-        if self._streams is not None:
-            self._streams[1].close()
-            self._streams = None
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
 
 
 class Sample(NamedTuple):
@@ -148,7 +156,7 @@ async def ask(connection: Connection, body: bytes, due: float | None = None) -> 
     answer, error = None, ""
     try:
         answer = await connection.exchange(body)
-    except (OSError, h11.RemoteProtocolError) as failure:  # TimeoutError is an OSError
+    except (OSError, RemoteProtocolError) as failure:  # TimeoutError is an OSError
         error = type(failure).__name__
     return Sample(body, answer, error, began if due is None else due, began, time.monotonic())
 

@@ -5,6 +5,8 @@ and all that can be known beforehand are there from the start, at zero, so that 
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from typing import Any
 
 import torch
 from prometheus_client import (
@@ -54,6 +56,7 @@ class Metrics(Watcher):
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # series that tell since when a counter counts are twice as many, and nobody reads them
+        self._series = cache(series)
         self.registry = registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
@@ -110,16 +113,16 @@ class Metrics(Watcher):
     def observe(self, exchange: Exchange) -> None:
         """Count a request that is over."""
         method, route = exchange.method, exchange.route
-        self.request_seconds.labels(method, route).observe(exchange.seconds)
-        self.requests.labels(method, route, exchange.status or "none").inc()
+        self._series(self.request_seconds, method, route).observe(exchange.seconds)
+        self._series(self.requests, method, route, exchange.status or "none").inc()
         self.response_bytes.observe(exchange.response_bytes)
         for stage, seconds in exchange.stages.seconds.items():
-            self.stage_seconds.labels(stage).observe(seconds)
+            self._series(self.stage_seconds, stage).observe(seconds)
         if exchange.stages.truncated:
             self.truncated.inc(exchange.stages.truncated)
         self.cancelled("read", exchange.is_cut)
         if isinstance(exchange.error, ServiceError):
-            self.rejected.labels(exchange.error.reason()).inc()
+            self._series(self.rejected, exchange.error.reason()).inc()
 
     def ran(self, run: Run, largest: int) -> None:
         if run.cost:  # else it was no sequence: the models were loaded
@@ -137,6 +140,11 @@ class Metrics(Watcher):
     def text(self) -> bytes:
         """Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def series(metric: Counter | Histogram, *labels: object) -> Any:
+    """One of a metric's series; kept for good by whoever asks, as the metric itself keeps it."""
+    return metric.labels(*labels)
 
 
 def device_memory_used() -> float:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from uuid import uuid4
 
-from starlette.datastructures import Headers
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -59,8 +58,8 @@ class Exchange:
     """One request and its answer, as they are told of when it is over."""
 
     def __init__(self, scope: Scope) -> None:
-        given = Headers(scope=scope).getlist("x-request-id")
-        self.request_id = given[0] if len(given) == 1 and REQUEST_ID.fullmatch(given[0]) else uuid4().hex
+        given = header_of(scope, b"x-request-id")
+        self.request_id = given if given and REQUEST_ID.fullmatch(given) else uuid4().hex
         self.started = time.monotonic()
         self.ended = self.started
         self.scope = scope
@@ -102,6 +101,12 @@ def exchange_of(scope: Scope) -> Exchange:
     """What is known of a request."""
     exchange: Exchange = scope["state"]["exchange"]
     return exchange
+
+
+def header_of(scope: Scope, name: bytes) -> str | None:
+    """A header of a request; none where there are two, for then they say nothing. Decodes no others, as starlette's would."""
+    values = [value for given, value in scope["headers"] if given == name]
+    return values[0].decode("latin-1") if len(values) == 1 else None
 
 
 class Observe:
@@ -268,6 +273,6 @@ class Body:
     def _begin(self) -> None:
         """Set the time limit, and refuse what says itself that it is too long."""
         self._deadline = asyncio.get_running_loop().time() + self._settings.body_timeout_s
-        declared = Headers(scope=self.exchange.scope).get("content-length", "0")
+        declared = header_of(self.exchange.scope, b"content-length") or "0"
         if declared.isdecimal() and int(declared) > self._settings.max_body_bytes:
             raise BodyTooLargeError(self._settings.max_body_bytes)

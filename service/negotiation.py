@@ -32,7 +32,9 @@ def negotiate(headers: Headers, offered: Sequence[str], hint: str = "") -> str:
     'application/x-safetensors'
     """
     accept = ", ".join(headers.getlist("accept")).strip()
-    ranges = list(parse(accept or "*/*"))
+    if accept in ("", "*/*"):
+        return offered[0]
+    ranges = list(parse(accept))
     liked = {media_type: quality_of(media_type, ranges) for media_type in offered}
     best = max(offered, key=lambda media_type: liked[media_type])
     if not liked[best]:

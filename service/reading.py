@@ -68,7 +68,7 @@ def size_up(jobs: list[Job], model: Model, form: Form, settings: Settings, *, is
 
 def check_held(job: Job, model: Model, settings: Settings) -> None:
     """Raise `AnswerTooLargeError` where another attention would take more memory than `/v1/attend` may."""
-    for scope in model.scopes(*job).values():
+    for scope in model.scopes(*job).values() if job.selection.attention else ():
         if scope.attention is None:
             continue
         held = scope.attention.held((model.config.num_heads, *scope.lengths, model.config.d_head))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from kqv import InputError
-from service.middleware import Exchange
+from service.middleware import Exchange, header_of
 from service.settings import Settings
 from service.stages import Stages
 from service.workers import Run
@@ -50,7 +50,8 @@ class Tracing:
     def observe(self, exchange: Exchange) -> None:
         """Make the spans of a request that is over."""
         clock = Clock.now()
-        carrier = {name: value for name in ("traceparent", "tracestate") if (value := header(exchange, name)) is not None}
+        found = {name: header_of(exchange.scope, name.encode()) for name in ("traceparent", "tracestate")}
+        carrier = {name: value for name, value in found.items() if value is not None}
         request = self._tracer.start_span(
             f"{exchange.method} {exchange.route}",
             self._propagator.extract(carrier),
@@ -102,13 +103,6 @@ def attributes_of(exchange: Exchange) -> dict[str, Any]:
         "kqv.tokens": stages.tokens,
     }
     return {name: value for name, value in attributes.items() if value is not None}
-
-
-def header(exchange: Exchange, name: str) -> str | None:
-    """A header of the request; none where there are two, for then they say nothing."""
-    wanted = name.encode()
-    values = [value for given, value in exchange.scope["headers"] if given == wanted]
-    return values[0].decode("latin-1") if len(values) == 1 else None
 
 
 class Clock(NamedTuple):

@@ -121,7 +121,7 @@ def first_line(client: httpx.Client, request: str) -> bytes:
         return connection.makefile("rb").readline().rstrip()
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "LIVEZ"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
 def test_public_paths_are_public_to_readers_alone(guarded: httpx.Client, method: str) -> None:
     assert guarded.request(method, "/livez").status_code == 401
 

@@ -104,6 +104,10 @@ def test_rest_of_a_body_that_comes_in_time_is_passed_over(server: httpx.Client) 
 
 NO_HTTP = {
     "garbage": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    "a method that there isn't": (b"LIVEZ /livez HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    "another version": (b"GET /livez HTTP/2.0\r\nHost: a\r\n\r\n", 400),
+    "no host": (b"GET /livez HTTP/1.1\r\n\r\n", 400),
+    "two hosts": (b"GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
     "no version": (b"GET /livez\r\n\r\n", 400),
     "a header without a name": (b"GET /livez HTTP/1.1\r\n: x\r\n\r\n", 400),
     "two lengths": (b"POST /v1/analyze HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\n{}", 400),
