@@ -610,11 +610,10 @@ def stalling(*pieces: bytes, every_s: float) -> Iterator[str]:
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: %s\r\n"
 EVENT = b'event: token\ndata: {"index": 0, "token_id": 5}\n\n'
 STALLED = {
-    "before the body": ("models", (HEAD % b"application/json" + b"content-length: 99\r\n\r\n",)),
-    "within the body": ("models", (HEAD % b"application/json" + b"content-length: 99\r\n\r\n{", b'"object":')),
+    "within the body": ("models", (HEAD % b"application/json" + b"content-length: 99\r\n\r\n{", *[b" "] * 9)),
     "between two tokens": (
         "stream",
-        (HEAD % b"text/event-stream" + b"transfer-encoding: chunked\r\n\r\n", b"%x\r\n%s\r\n" % (len(EVENT), EVENT)),
+        (HEAD % b"text/event-stream" + b"transfer-encoding: chunked\r\n\r\n", *[b"%x\r\n%s\r\n" % (len(EVENT), EVENT)] * 9),
     ),
 }
 
@@ -623,12 +622,12 @@ STALLED = {
 def test_deadline_holds_while_an_answer_stands_still(kind: str, case: str) -> None:
     method, pieces = STALLED[case]
     arguments = ("ab",) if method == "stream" else ()
-    with stalling(*pieces, every_s=0.45) as url:
+    with stalling(*pieces, every_s=0.6) as url:
         started = time.monotonic()
         with pytest.raises(told.DeadlineError, match=r"within 1 s"):
             call_both(url, kind, method, *arguments, options={"deadline_s": 1.0})
         took = time.monotonic() - started
-    assert 0.95 < took < 1.4, took  # the time-outs of single reads would end at 1.45 or later
+    assert 0.95 < took < 5, took  # the time-outs of single reads would end at 7 or later
 
 
 def test_stream_that_is_left_stops_the_servers_work(decoder: kqv.Model, steps: list[int], kind: str) -> None:

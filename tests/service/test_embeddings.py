@@ -10,6 +10,7 @@ import numpy as np
 import openai
 import pytest
 import torch
+from serving import keep_busy, listening, make_app
 from torch.testing import assert_close
 
 import kqv
@@ -124,8 +125,19 @@ def test_other_errors_have_that_form_too(openai_client: openai.OpenAI, client: h
     assert (late.status_code, late.json()["error"]["param"]) == (400, "header.x-request-timeout-ms")
 
 
-def test_encoder_decoders_embed_what_they_write(encoder_decoder: kqv.Model) -> None:
-    from serving import listening, make_app
+def test_deadlines_of_the_client_are_kept(model: kqv.Model) -> None:
+    app = make_app(model)
+    with listening(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=0.5) as session:
+        gate = keep_busy(app)
+        with pytest.raises(openai.InternalServerError, match="no answer within 20 ms") as raised:
+            session.embeddings.create(model="tiny", input="a", extra_headers={"X-Request-Timeout-Ms": "20"})
+        assert raised.value.status_code == 504
+        with pytest.raises(openai.APITimeoutError):
+            session.embeddings.create(model="tiny", input="a")
+        gate.open()
+        session.with_options(timeout=10).embeddings.create(model="tiny", input="a")
 
+
+def test_encoder_decoders_embed_what_they_write(encoder_decoder: kqv.Model) -> None:
     with listening(make_app(encoder_decoder)) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none") as session:
         assert_close(given(session.embeddings.create(model="t5", input="cat")), vectors(encoder_decoder, "cat"))

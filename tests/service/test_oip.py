@@ -10,7 +10,7 @@ import pytest
 import torch
 import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
-from serving import busy_device, listening, make_app, serving
+from serving import busy_device, keep_busy, listening, make_app, serving
 from torch.testing import assert_close
 from tritonclient.utils import InferenceServerException
 
@@ -268,6 +268,19 @@ async def test_timeout_is_in_microseconds(model: kqv.Model) -> None:
         late = await client.post("/v2/models/tiny/infer", json=body, headers={"x-request-timeout-ms": "15"})
         assert "within 15 ms" in late.json()["error"]
     assert app.state.service.answers.held_bytes == 0, "the answers that were given up are held for ever"
+
+
+def test_deadlines_of_the_client_are_kept(model: kqv.Model) -> None:
+    app = make_app(model)
+    with listening(app) as url, triton.InferenceServerClient(url.removeprefix("http://"), network_timeout=0.5) as session:
+        gate = keep_busy(app)
+        with pytest.raises(InferenceServerException, match="no answer within 20 ms") as raised:
+            session.infer("tiny", [text("a")], timeout=20_000)
+        assert raised.value.status() == "504"
+        with pytest.raises(TimeoutError):
+            session.infer("tiny", [text("a")])
+        gate.open()
+        assert session.infer("tiny", [text("a")], outputs=wanted("lengths"), timeout=10_000_000).as_numpy("lengths").tolist() == [3]
 
 
 def test_server_that_loads_or_drains_is_not_ready(model: kqv.Model) -> None:

@@ -91,7 +91,7 @@ def test_interrupt_stops_at_once(checkpoint: Path) -> None:
 
 def test_models_that_cannot_be_loaded_end_the_process(tmp_path: Path) -> None:
     with process(models=tmp_path) as server:
-        _, log = server.communicate(timeout=30)
+        _, log = server.communicate(timeout=120)
     assert server.returncode == 1
     assert "the models can't be loaded: " in log
     assert "config.json is missing" in log
