@@ -251,7 +251,7 @@ PAGE = """<!doctype html>
 script-src 'sha256-{allowed}'">
 <title>kqv: {title}</title><style>
 :root{{color-scheme:light dark}}body{{font:14px/1.5 system-ui,sans-serif;margin:2em;max-width:80em}}
-.row{{display:flex;flex-wrap:wrap;gap:2em;align-items:flex-start}}.map{{display:none}}
+.row{{display:flex;flex-wrap:wrap;gap:2em;align-items:flex-start}}.row>div{{flex:1 1 24em}}.map{{display:none}}
 input{{position:absolute;opacity:0}}figcaption{{font-weight:600}}section{{position:relative;margin-bottom:3em}}
 {rules}</style></head>
 <body><h1 style="font-size:1.2em">{title}</h1>{sections}

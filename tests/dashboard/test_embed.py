@@ -1,5 +1,6 @@
 """The same views on other pages: in a frame, and as an element, from an origin that is let in and from one that isn't."""
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from service.embed_tokens import Grant
 KEY = "correct-horse-battery"
 SECRET = "0123456789abcdef" * 2
 TEXT = "The cat sat on the mat."
+DASHBOARD = Path(__file__).parents[2] / "service" / "dashboard"
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -124,6 +126,57 @@ def test_an_element_on_a_site_that_is_not_let_in_gets_nothing(
     assert refused == "refused"
 
 
+def test_a_site_that_is_not_let_in_gets_nothing_with_scripts_of_its_own_and_a_token_either(
+    visitor: Page, folder: Path, origins: tuple[str, str], service: tuple[str, Callable[..., str]]
+) -> None:
+    url, token = service
+    shutil.copytree(DASHBOARD, folder / "dashboard", dirs_exist_ok=True)
+    page = element(folder, url, token(origin=origins[1]))
+    file = folder / page.removeprefix("/")
+    file.write_text(file.read_text().replace(f"{url}/dashboard/", "/dashboard/"))
+    said: list[str] = []
+    visitor.on("console", lambda message: said.append(message.text))
+    visitor.goto(origins[1] + page)
+    expect(visitor.locator(".notice")).to_contain_text("Nothing answers at this address")
+    assert visitor.locator("kqv-heads .heads-cell").count() == 0
+    assert any("CORS" in text and "preflight" in text for text in said)
+    visitor.goto(origins[0] + page)  # the same page where it may
+    expect(visitor.locator(".notice")).to_contain_text("for pages of other origins")
+
+
+def test_a_page_of_another_site_reads_the_headers_that_it_may_and_no_others(
+    visitor: Page, folder: Path, origins: tuple[str, str], service: tuple[str, Callable[..., str]]
+) -> None:
+    url, token = service
+    visitor.goto(origins[0] + put(folder, "<!doctype html><title>host</title>"))
+    names = visitor.evaluate(
+        """async ([url, token]) => {
+          const headers = {"Content-Type": "application/json", Authorization: `Bearer ${token}`, "X-Request-Id": "mine"};
+          const answer = await fetch(url + "/v1/analyze", {method: "POST", headers, body: '{"input": "a", "outputs": []}'});
+          return [answer.headers.get("x-request-id"), ...answer.headers.keys()];
+        }""",
+        [url, token()],
+    )
+    assert names[0] == "mine"
+    assert (
+        {"server-timing", "x-request-id"} <= {*names} <= {"mine", "server-timing", "x-request-id", "content-type", "content-length"}
+    )
+
+
+def test_a_new_token_is_asked_for_when_the_old_one_has_ended(
+    visitor: Page, folder: Path, origins: tuple[str, str], service: tuple[str, Callable[..., str]]
+) -> None:
+    url, token = service
+    watched = Watched(visitor, origins[0]).look_out()
+    visitor.goto(origins[0] + element(folder, url, token(seconds=-5)))
+    expect(visitor.locator(".notice")).to_contain_text("expired")
+    fresh = token()
+    visitor.evaluate("token => {document.querySelector('kqv-attention').token = () => Promise.resolve(token)}", fresh)
+    visitor.locator("kqv-heads .heads-cell").first.wait_for()
+    assert not any(fresh in asked for asked in watched.requests)  # never in an address, which logs would keep
+    assert watched.complaints == []
+
+
 def test_expired_and_foreign_tokens_are_refused_in_words(
     visitor: Page, folder: Path, origins: tuple[str, str], service: tuple[str, Callable[..., str]]
 ) -> None:
@@ -143,6 +196,20 @@ def test_a_site_that_is_let_in_may_frame_the_view(
     expect(inside.locator("kqv-heads .heads-cell")).to_have_count(72)
     expect(inside.locator("kqv-heads .heads-cell").nth(2)).to_have_attribute("title", "L0 H2: previous token 0.9999")
     expect(inside.locator(".token").nth(2)).to_have_text("cat")
+
+
+def test_a_frame_tells_of_an_expired_token_and_keeps_tokens_out_of_addresses(
+    visitor: Page, folder: Path, origins: tuple[str, str], service: tuple[str, Callable[..., str]]
+) -> None:
+    url, token = service
+    watched = Watched(visitor, origins[0]).look_out()
+    old, fresh = token(seconds=-5), token()
+    visitor.goto(origins[0] + frame(folder, url, old))
+    expect(visitor.frame_locator("iframe").locator(".notice")).to_contain_text("expired")
+    visitor.goto(origins[0] + frame(folder, url, fresh, "?model=minilm&layer=0&head=2"))
+    visitor.frame_locator("iframe").locator("kqv-heads .heads-cell").first.wait_for()
+    sent = [request.partition("#")[0] for request in watched.requests]  # what is behind the # stays in the browser
+    assert not any(old in address or fresh in address for address in sent)
 
 
 def test_a_site_that_is_not_let_in_may_not(
