@@ -10,17 +10,21 @@ other need the weights themselves, a block of queries at a time.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import one_hot
 
+from kqv.attention.foresight import Counted
 from kqv.attention.masks import Table
 from kqv.attention.relations import RELATIONS, Tokens
 from kqv.attention.sight import Sight, look
 from kqv.attention.statistics import QUANTITIES, quantities_of_weights
 from kqv.attention.variants import Variant
+from kqv.native import figures as native
 
 VERSION = 1
 
@@ -111,6 +115,48 @@ def defined(sight: Sight) -> Bool[Tensor, " M #H N"]:
     sees = sight.sees
     where = {"everywhere": lambda name: sees, "2 keys": lambda name: sight.visible_keys >= 2, "related": related.__getitem__}
     return torch.stack([sees & where[DIAGNOSTICS[name].defined](name) for name in QUERY_MEASURES])
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What a kind of attention lets each of N packed queries see, and so which of M measures are defined for it, in S sequences."""
+
+    sight: Sight
+    lengths: tuple[int, ...]
+    defined: Bool[Tensor, " M #H N"]
+
+    @cached_property
+    def counted(self) -> Float[Tensor, " M #H N"]:
+        """1 where a measure's mean is over the query."""
+        return self.defined.float()
+
+    @cached_property
+    def foreseen(self) -> Counted:
+        """The same for a pass that is one call."""
+        return Counted(self.counted, self.sight.visible_keys)
+
+    @cached_property
+    def sequences(self) -> Float[Tensor, "N S"]:
+        """1 where a query is of the sequence."""
+        owner = torch.arange(len(self.lengths)).repeat_interleave(torch.tensor(self.lengths))
+        return one_hot(owner, len(self.lengths)).float().to(self.defined.device)
+
+    @cached_property
+    def counts(self) -> Float[Tensor, " M #H S"]:
+        """Queries that a mean is over."""
+        return torch.stack([part.sum(-1) for part in self.counted.split(self.lengths, dim=-1)], dim=-1)
+
+    def means(self, values: Sequence[Float[Tensor, "H N"]]) -> Float[Tensor, "M H S"]:
+        """Of each sequence's queries; NaN where a measure is defined for none."""
+        sums = native.sums(values, self.counted, self.lengths)
+        if sums is None:
+            sums = (torch.stack(list(values)) * self.defined) @ self.sequences.to(values[0].dtype)
+        return sums / self.counts
+
+
+def judge(sight: Sight, lengths: Sequence[int]) -> Judged:
+    """Which measures are defined for the queries of sequences of these lengths."""
+    return Judged(sight, tuple(lengths), defined(sight))
 
 
 def output_norms(head_outputs: Float[Tensor, "H N D"], w_o: Float[Tensor, "W H D"] | None) -> Float[Tensor, "H N"]:

@@ -198,7 +198,7 @@ class Model:
     def _analyze(self, jobs: Sequence[Job]) -> list[Analysis]:
         """Jobs that share a pass."""
         recorder = Recorder([self._watch(*job) for job in jobs])
-        hidden = self._hidden([job.sequence for job in jobs], recorder.attend)
+        hidden = self._hidden([job.sequence for job in jobs], recorder)
         return [self._analysis(*job, recorder, index, hidden[index]) for index, job in enumerate(jobs)]
 
     def _hidden(self, sequences: Sequence[TokenSequence], attend: Attend) -> tuple[Float[Tensor, "n W"], ...]:

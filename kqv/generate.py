@@ -189,7 +189,7 @@ def step(transformer: Network, tokenizer: Tokenizer | None, generations: Sequenc
     encoder = pack(sources, transformer.encoder) if transformer.encoder is not None and is_fresh else None
     caches = tuple(generation.cache for generation in generations)
     decoder = pack_ids([generation.unread for generation in generations], transformer.decoder, caches)
-    hidden = transformer(encoder, decoder, recorder.attend).x
+    hidden = transformer(encoder, decoder, recorder).x
     ends = numbers(decoder.packing.offsets, hidden.device) + numbers(decoder.packing.lengths, hidden.device) - 1
     for index, (generation, logits) in enumerate(zip(generations, transformer.head(hidden[ends]), strict=True)):
         generation.steps.append(recorder.groups(index))

@@ -1,24 +1,32 @@
-"""A transformer of ours, laid out for C: in a pass over a packed batch, all that lies between two attentions is one call.
+"""A transformer of ours, laid out for C: a pass over a packed batch is one call.
 
-kqv/transformer.py says what is computed. How the heads attend stays an argument, so that what looks at them, and what attends in
-place of dense attention, is the same here and there.
+kqv/transformer.py says what is computed. How the heads attend stays an argument. Where it is known beforehand that they attend
+densely, and that nothing is wanted of it but sums, C does that too; else each layer's attention is made as ever, between two calls.
 """
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from kqv.attention.call import Attend
+from kqv.attention.call import Attend, AttentionCall
+from kqv.attention.foresight import Foreseen, Foresight
 from kqv.attention.packed import attend_packed
+from kqv.attention.statistics import QUANTITIES
+from kqv.native import attention as native
 from kqv.native.arena import Arena
 from kqv.native.library import library
 from kqv.native.panels import CPanels, Panels, lay_out, room
 from kqv.native.shapes import Shelf, shape
-from kqv.native.stack import CLayer, CPass, CStack, between
+from kqv.native.stack import CLayer, CLook, CLooks, CPass, CStack, between, run_through
 from kqv.native.structures import full
 from kqv.network import Network
 from kqv.transformer import Attention, Block, Inputs, Pass, Row, Stack, Transformer, run_sides
+
+PLANES = (*QUANTITIES, "normalized_entropy", "output_norm")
+"""By their numbers in call.h and pass.c."""
 
 
 def laid_out(network: Network) -> Network:
@@ -73,11 +81,13 @@ class LaidOutStack:
         call = CPass(ctypes.addressof(self._structure), x.data_ptr(), asked.data_ptr(), tokens=tokens)
         if run.rotation is not None:
             call.cosines, call.sines = run.rotation.cos.data_ptr(), run.rotation.sin.data_ptr()
-        for layer, block in enumerate(self.stack.blocks):
-            between(call, layer)
-            given = attended(block.self_attention, asked, run)
-            call.given = given.data_ptr()
-        between(call, len(self.stack.blocks))
+        attentions = [block.self_attention for block in self.stack.blocks]
+        if inputs.caches or not at_once(call, [calling(attention, asked, run) for attention in attentions], attend):
+            for layer, attention in enumerate(attentions):
+                between(call, layer)
+                given = attend(calling(attention, asked, run)).contiguous()
+                call.given = given.data_ptr()
+            between(call, len(attentions))
         return Row(x[:, :width].contiguous(), inputs.packing)
 
     def _layer(self, block: Block) -> CLayer:
@@ -105,8 +115,41 @@ class LaidOutStack:
         return panels.structure
 
 
-def attended(attention: Attention, asked: Tensor, run: Pass) -> Tensor:
-    """What the heads of a layer give for what they ask, [N, H, D]."""
+def calling(attention: Attention, asked: Float[Tensor, "N _"], run: Pass) -> AttentionCall:
+    """The call of a layer whose heads ask this."""
     q, k, v = attention.heads(asked[:, : sum(attention.widths)])
-    keys, values = attention.remember(run.packing.split(k), run.packing.split(v), run.caches)
-    return run.attend(attention.call(q, keys, values, run)).contiguous()
+    return attention.call(q, *attention.remember(run.packing.split(k), run.packing.split(v), run.caches), run)
+
+
+def foresee(attend: Attend, calls: Sequence[AttentionCall]) -> Foreseen | None:
+    """What is wanted of the layers' attention, where C can do all of it in one pass: dense, and nothing but sums; else None."""
+    if not native.serves(calls[0], looks=True) or calls[0].bias_of_pairs:
+        return None
+    if attend is attend_packed:
+        return Foreseen(layers=[None] * len(calls))
+    return attend.foresee(calls) if isinstance(attend, Foresight) else None
+
+
+def at_once(run: CPass, calls: Sequence[AttentionCall], attend: Attend) -> bool:
+    """The whole pass, if what is wanted of it is foreseen; whether it was."""
+    wanted = foresee(attend, calls)
+    if wanted is None:
+        return False
+    asked, ends = native.ask(calls[0], wanted.tokens, wanted.top_k, len(PLANES)), torch.tensor(calls[0].queries.lengths).cumsum(0)
+    planes = torch.tensor([PLANES.index(name) for name in wanted.measures])
+    sums, worst = full(len(calls), len(planes), asked.output.shape[1], len(ends)), full(len(calls), 2, len(ends))
+    limits = [call.limits() for call in calls]
+    looks = (CLook * len(calls))()
+    for layer, (look, limit, counted) in enumerate(zip(looks, limits, wanted.layers, strict=True)):
+        assert limit is not None  # the masks of a stack's self-attention are stretches
+        look.low, look.high = limit.low.data_ptr(), limit.high.data_ptr()
+        if counted is not None:
+            look.factors, look.counted = calls[layer].projection.factors.data_ptr(), counted.counted.data_ptr()
+            look.most, look.sums, look.worst = counted.most.data_ptr(), sums[layer].data_ptr(), worst[layer].data_ptr()
+    run.given = asked.output.data_ptr()
+    rows = calls[0].projection.factors.shape[1] if wanted.measures else 0  # else they need never be made
+    places = (ctypes.addressof(part) for part in (asked.structure, looks))
+    run_through(run, CLooks(*places, planes.data_ptr(), ends.data_ptr(), len(planes), rows))
+    if isinstance(attend, Foresight) and wanted.measures:
+        attend.take(calls, sums, worst)
+    return True

@@ -7,13 +7,14 @@ from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from kqv.analysis import Checks, GroupAnalysis, TopWeights
 from kqv.attention.call import AttentionCall, SequenceAttention
 from kqv.attention.dense import dense, repeat_heads
+from kqv.attention.foresight import Foreseen
+from kqv.attention.lowering import TOP
 from kqv.attention.maps import Maps, RemadeMaps, WholeMaps
 from kqv.attention.masks import Table
 from kqv.attention.packed import Observed, attend_packed, observe_packed
@@ -23,9 +24,8 @@ from kqv.attention.sight import Sight, join_sights, look, look_along
 from kqv.attention.statistics import QUANTITIES, quantities_of_weights
 from kqv.attention.variants import Comparison, Variant, compare
 from kqv.config import Group
-from kqv.diagnostics import DIAGNOSTICS, QUERY_MEASURES, defined, defined_for, measure_across, query_measures
-from kqv.native import figures as native
-from kqv.selection import Scope, Selection
+from kqv.diagnostics import DIAGNOSTICS, QUERY_MEASURES, Judged, defined_for, judge, measure_across, query_measures
+from kqv.selection import PER_HEAD, Scope, Selection
 from kqv.tokenizer import Tokenizer
 
 CHECKS = frozenset({"row_sum_error", "forbidden_mass"})
@@ -40,6 +40,14 @@ class Watch:
     selection: Selection
     scopes: dict[Group, Scope]
     tokens: dict[Group, Tokens]
+
+    def wants_sums_alone(self, group: Group) -> bool:
+        """Whether the heads are only measured, and by nothing but means over queries."""
+        chosen = self.selection
+        by_query = chosen.weights != "none" or chosen.per_query or chosen.top_k > TOP or not PER_HEAD.isdisjoint(chosen.outputs)
+        return (
+            not by_query and self.scopes[group].attention is None and not any(DIAGNOSTICS[name].of_head for name in chosen.measures)
+        )
 
     def wants(self, group: Group, layer: int) -> bool:
         """Whether anything of this layer is reported."""
@@ -66,43 +74,6 @@ def describe(
 Kept = dict[str, Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """What a kind of attention lets each of N packed queries see, and so which of M measures are defined for it, in S sequences."""
-
-    sight: Sight
-    lengths: tuple[int, ...]
-    defined: Bool[Tensor, " M #H N"]
-
-    @cached_property
-    def counted(self) -> Float[Tensor, " M #H N"]:
-        """1 where a measure's mean is over the query."""
-        return self.defined.float()
-
-    @cached_property
-    def sequences(self) -> Float[Tensor, "N S"]:
-        """1 where a query is of the sequence."""
-        owner = torch.arange(len(self.lengths)).repeat_interleave(torch.tensor(self.lengths))
-        return one_hot(owner, len(self.lengths)).float().to(self.defined.device)
-
-    @cached_property
-    def counts(self) -> Float[Tensor, " M #H S"]:
-        """Queries that a mean is over."""
-        return torch.stack([part.sum(-1) for part in self.counted.split(self.lengths, dim=-1)], dim=-1)
-
-    def means(self, values: Sequence[Float[Tensor, "H N"]]) -> Float[Tensor, "M H S"]:
-        """Of each sequence's queries; NaN where a measure is defined for none."""
-        sums = native.sums(values, self.counted, self.lengths)
-        if sums is None:
-            sums = (torch.stack(list(values)) * self.defined) @ self.sequences.to(values[0].dtype)
-        return sums / self.counts
-
-
-def judge(sight: Sight, lengths: Sequence[int]) -> Judged:
-    """Which measures are defined for the queries of sequences of these lengths."""
-    return Judged(sight, tuple(lengths), defined(sight))
-
-
 class Recorder:
     """Attends for a forward pass and keeps what each sequence's `Watch` asks for.
 
@@ -115,7 +86,7 @@ class Recorder:
         self.kept: list[dict[Group, dict[int, Kept]]] = [defaultdict(dict) for _ in watches]
         self.judged: dict[Hashable, Judged] = {}
 
-    def attend(self, call: AttentionCall) -> Float[Tensor, "N H D"]:
+    def __call__(self, call: AttentionCall) -> Float[Tensor, "N H D"]:
         """The packed call, by the cheapest form that shows what is wanted of it."""
         variants = [call.variant(index, watch.scopes[call.group].attention) for index, watch in enumerate(self.watches)]
         if not any(variants):
@@ -135,11 +106,40 @@ class Recorder:
             return attend_packed(replace(call, own=None))
         tokens = [watch.tokens[call.group] for watch in watches]
         observed = observe_packed(call, tokens, [watch.selection.top_k for watch in watches])
-        judged = self.judged.get((call.sight, *indices))
-        if judged is None:  # layers with the same mask share it
-            judged = self.judged[call.sight, *indices] = judge(look_at(call, tokens), call.queries.lengths)
-        self._keep(Looked.at(call, judged, observed), indices)
+        self._keep(Looked.at(call, self._judge(call, indices), observed), indices)
         return observed.output
+
+    def _judge(self, call: AttentionCall, indices: Sequence[int]) -> Judged:
+        """What is defined for the queries of these sequences; layers with the same mask share it."""
+        judged = self.judged.get((call.sight, *indices))
+        if judged is None:
+            sight = look_at(call, [self.watches[index].tokens[call.group] for index in indices])
+            judged = self.judged[call.sight, *indices] = judge(sight, call.queries.lengths)
+        return judged
+
+    def foresee(self, calls: Sequence[AttentionCall]) -> Foreseen | None:
+        """As `Foresight`: where nobody wants more than means of any layer."""
+        group, everyone = calls[0].group, range(len(self.watches))
+        if not all(watch.wants_sums_alone(group) for watch in self.watches):
+            return None
+        looked = [any(watch.wants(group, call.layer) for watch in self.watches) for call in calls]
+        if not any(looked):
+            return Foreseen(layers=[None] * len(calls))
+        judged = [self._judge(call, everyone) if wanted else None for call, wanted in zip(calls, looked, strict=True)]
+        tokens, top_k = zip(*((watch.tokens[group], watch.selection.top_k) for watch in self.watches), strict=True)
+        return Foreseen(tokens, top_k, QUERY_MEASURES, [None if each is None else each.foreseen for each in judged])
+
+    def take(self, calls: Sequence[AttentionCall], sums: Float[Tensor, "L M H S"], worst: Float[Tensor, "L 2 S"]) -> None:
+        """As `Foresight`."""
+        for call, sums_of_layer, worst_of_layer in zip(calls, sums, worst, strict=True):
+            group, layer = call.group, call.layer
+            found = (sums_of_layer / self._judge(call, range(len(self.watches))).counts).unbind(-1)
+            for watch, kept, means, (error, forbidden) in zip(
+                self.watches, self.kept, found, worst_of_layer.mT.unbind(), strict=True
+            ):
+                if watch.wants(group, layer):
+                    measures = means[:, list(watch.scopes[group].heads)]
+                    kept[group][layer] = {"measures": measures, "row_sum_error": error, "forbidden_mass": forbidden}
 
     def _apart(self, call: AttentionCall, index: int, variant: Variant) -> Float[Tensor, "n H D"]:
         """One sequence that attends in another way, which shows its weights if it shows anything."""

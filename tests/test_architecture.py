@@ -34,6 +34,7 @@ LAYERS = (
     ("kqv.native.attention", "kqv.gpu", "kqv.gpu.*"),
     ("kqv.attention.lowering",),
     ("kqv.attention.maps",),
+    ("kqv.attention.foresight",),
     ("kqv.attention.sight", "kqv.attention.call"),
     ("kqv.attention", "kqv.attention.attend"),
     ("kqv.attention.variants", "kqv.attention.streaming"),

@@ -8,11 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import kqv
 from kqv.batch import pack_ids
 from kqv.cache import Cache
 from kqv.config import ModelConfig
 from kqv.laid_out import LaidOut, laid_out
 from kqv.native.library import library
+from kqv.recorder import Recorder
 from kqv.transformer import Transformer
 
 pytestmark = pytest.mark.skipif(library() is None, reason="there is no C compiler here")
@@ -107,6 +109,62 @@ def test_prompts_are_read_into_caches_piece_by_piece() -> None:
             row = network(None, pack_ids(PROMPTS, transformer.decoder, caches))
         both.append([row.x, *(each for cache in caches for layer in (0, 1) for each in cache.read("decoder", layer))])
     torch.testing.assert_close(*both, rtol=1e-4, atol=1e-5)
+
+
+SUMS = [
+    kqv.Selection(weights="none"),
+    kqv.Selection(weights="none", diagnostics=("output_norm", "normalized_entropy", "top_k_mass"), top_k=3, heads=(-1, 0)),
+    kqv.Selection(weights="none", diagnostics="none"),
+    kqv.Selection(weights="none", diagnostics=("duplicate",), layers=(0,), outputs=("hidden", "pooled")),
+]
+MORE = [
+    kqv.Selection(weights="top", top_k=2, diagnostics="none"),
+    kqv.Selection(weights="none", per_query=True),
+    kqv.Selection(weights="none", diagnostics=("similarity",)),
+    kqv.Selection(weights="none", outputs=("head_outputs", "k")),
+    kqv.Selection(weights="none", top_k=9),
+    kqv.Selection(weights="none", attention=kqv.Performer(features=8), diagnostics=("first",)),
+]
+
+
+def analyses(network: Any, transformer: Transformer, selections: list[kqv.Selection]) -> list[kqv.Analysis]:
+    """Of a batch of all prompts, each looked at by one of the selections."""
+    model = kqv.Model("random", transformer, None, "random")
+    model.__dict__["network"] = network
+    jobs = [kqv.Job(model.read(ids), selections[place % len(selections)]) for place, ids in enumerate(PROMPTS * 2)]
+    return model.analyze_jobs(jobs)
+
+
+@given(config=configs(), selections=st.lists(st.sampled_from(SUMS + MORE[:1]), min_size=1, max_size=4))
+@settings(max_examples=20, deadline=None)
+def test_figures_are_those_of_the_recorder(config: dict[str, Any], selections: list[kqv.Selection]) -> None:
+    torch.manual_seed(0)
+    transformer = random_model(**config | {"architecture": "decoder", "encoder_layers": 0, "decoder_layers": 2, "windows": (0, 3)})
+    found, expected = (analyses(network, transformer, selections) for network in (laid_out(transformer), transformer))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.attention.keys() == theirs.attention.keys()
+        for group, figures in ours.attention.items():
+            torch.testing.assert_close(
+                figures.diagnostics, theirs.attention[group].diagnostics, rtol=1e-4, atol=2e-5, equal_nan=True
+            )
+        assert (ours.checks is None) == (theirs.checks is None)
+        if ours.checks is not None:
+            assert ours.checks.row_sum_error < 1e-6
+            assert ours.checks.forbidden_mass == 0
+
+
+def test_a_pass_whose_sums_alone_are_wanted_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    transformer = random_model(architecture="encoder", encoder_layers=2, d_model=36, num_heads=2, d_feed_forward=53)
+    ours, calls = laid_out(transformer), []
+    attend = Recorder.__call__
+    monkeypatch.setattr(Recorder, "__call__", lambda recorder, call: calls.append(call.layer) or attend(recorder, call))
+    for selections in (SUMS, *([each] for each in SUMS)):
+        analyses(ours, transformer, selections)
+    assert calls == []
+    for selection in MORE:
+        analyses(ours, transformer, [SUMS[0], selection])
+        assert calls == [0, 1]
+        calls.clear()
 
 
 SHAPE: dict[str, Any] = {"d_model": 36, "num_heads": 2, "d_feed_forward": 53}

@@ -62,7 +62,7 @@ def run_under(model: kqv.Model, variant: Any, ids: list[int]) -> tuple[Tensor, l
         return join(call, given[-1:])
 
     side = model.transformer.encoder or model.transformer.decoder
-    row = model.transformer(
+    row = model.network(
         *(pack_ids([ids], side) if part else None for part in (model.transformer.encoder, model.transformer.decoder)), attend
     )
     return row.x, given, reference

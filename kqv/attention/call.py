@@ -32,7 +32,7 @@ class OutputProjection:
     def factors(self) -> Float[Tensor, "H R D"]:
         """R of each head's W_O = QR, so that ‖W_O z‖ = ‖R z‖: the length of a vector of D numbers in place of W."""
         weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
-        return torch.linalg.qr(weight.unflatten(-1, (self.num_heads, -1)).transpose(0, 1), mode="r").R
+        return torch.linalg.qr(weight.unflatten(-1, (self.num_heads, -1)).transpose(0, 1), mode="r").R.contiguous()
 
     def lengths(self, heads: Float[Tensor, "N H D"]) -> Float[Tensor, "H N"]:
         """‖W_O z‖: how long what each head adds to the residual stream is."""

@@ -155,7 +155,6 @@ static void attend_parts(Scratch *scratch, const Call *call, const Sequence *seq
         finish(scratch->lanes + part, call, sequence, key_head, start + part * cut.size);
 }
 
-/* Attend for the whole batch. */
 void kqv_attend(const Call *call)
 {
     static _Thread_local Scratch scratch __attribute__((aligned(64)));

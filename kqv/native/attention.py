@@ -44,15 +44,26 @@ def serves(call: AttentionCall, looks: bool) -> bool:
     return call.q.device.type == "cpu" and call.q.dtype in served and call.q.shape[-1] <= WIDEST and library() is not None
 
 
-def attend(call: AttentionCall, tokens: Sequence[Tokens] = (), top_k: Sequence[int] = ()) -> Attended:
-    """Attend; with what is known of each sequence's tokens, and how many weights `top_k_mass` sums there, look as well."""
-    native = library()
-    assert native is not None
+class Asked(NamedTuple):
+    """A call as C reads it, and what it fills."""
+
+    structure: CCall
+    output: Float[Tensor, "N H D"]
+    quantities: Float[Tensor, "P H N"] | None
+    kept: tuple[object, ...]
+    """What the structure has addresses of."""
+
+
+def ask(call: AttentionCall, tokens: Sequence[Tokens] = (), top_k: Sequence[int] = (), planes: int = len(QUANTITIES)) -> Asked:
+    """The call for C; with what is known of each sequence's tokens, and how many weights `top_k_mass` sums there, it looks as well.
+
+    There is room for so many planes of quantities, of which attention fills the first.
+    """
     keys, key_stride = side_by_side([k.float() for k in call.keys])
     values, value_stride = side_by_side([v.float() for v in call.values])
     [q], query_stride = side_by_side([call.q.float()])
     output = call.scratch.empty("heads", q, *q.shape)  # as wide as what C writes, whatever torch's default is
-    quantities = call.scratch.empty("quantities", q, len(QUANTITIES), q.shape[1], q.shape[0]) if tokens else None
+    quantities = call.scratch.empty("quantities", q, planes, q.shape[1], q.shape[0]) if tokens else None
     limits, tables = masked(call)
     offsets = biased(call)
     sequences = (CSequence * len(keys))()
@@ -64,7 +75,7 @@ def attend(call: AttentionCall, tokens: Sequence[Tokens] = (), top_k: Sequence[i
         if tokens:
             sequence.ids, sequence.special = address(tokens[place].ids32), address(tokens[place].special)
             sequence.top_k = min(top_k[place], TOP)
-    asked = CCall(
+    structure = CCall(
         queries=q.data_ptr(),
         output=output.data_ptr(),
         quantities=address(quantities),
@@ -84,10 +95,17 @@ def attend(call: AttentionCall, tokens: Sequence[Tokens] = (), top_k: Sequence[i
         bias_zero=offsets.zero,
         scale=call.scale,
     )
-    native.kqv_attend(ctypes.byref(asked))
-    if quantities is not None and max(top_k) > TOP:
-        sum_more(call, quantities, top_k)
-    return Attended(output.to(call.q.dtype), quantities)
+    return Asked(structure, output, quantities, (q, keys, values, limits, tables, offsets, sequences, tokens))
+
+
+def attend(call: AttentionCall, tokens: Sequence[Tokens] = (), top_k: Sequence[int] = ()) -> Attended:
+    """Attend, and where `tokens` are given look as well: see `ask`."""
+    native, asked = library(), ask(call, tokens, top_k)
+    assert native is not None
+    native.kqv_attend(ctypes.byref(asked.structure))
+    if asked.quantities is not None and max(top_k) > TOP:
+        sum_more(call, asked.quantities, top_k)
+    return Attended(asked.output.to(call.q.dtype), asked.quantities)
 
 
 class Added(NamedTuple):

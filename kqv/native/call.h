@@ -34,4 +34,7 @@ typedef struct {
     float scale;
 } Call;
 
+/* Attend for the whole batch. */
+void kqv_attend(const Call *call);
+
 #endif

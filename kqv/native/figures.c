@@ -3,24 +3,9 @@
 #include <math.h>
 #include <omp.h>
 
+#include "figures.h"
 #include "lanes.h"
 #include "products.h"
-
-typedef struct {
-    const float *outputs; /* [tokens][heads][width] */
-    const float *factors; /* [heads][rows][width] */
-    float *lengths;       /* [heads][tokens] */
-    int64_t tokens, heads, rows, width;
-} Lengths;
-
-typedef struct {
-    const float *const *planes; /* [num_planes]: [heads][tokens] each */
-    const float *counted;       /* [num_planes][heads or 1][tokens]: 1 where a query counts, else 0 */
-    const int64_t *ends;        /* [num_sequences]: one past each sequence's last token */
-    float *sums;                /* [num_planes][heads][num_sequences] */
-    int64_t num_planes, heads, tokens, num_sequences;
-    int64_t counted_stride; /* from one head to the next, 0 where they share it */
-} Sums;
 
 /* ‖R z‖ of up to LANES neighbouring tokens of a head; idle lanes repeat the last one. */
 static void measure(Lanes *lanes, const Lengths *asked, int64_t head, int64_t first, int count)
@@ -44,7 +29,6 @@ static void measure(Lanes *lanes, const Lengths *asked, int64_t head, int64_t fi
         asked->lengths[head * asked->tokens + first + lane] = sqrtf(squares[lane / WIDTH][lane % WIDTH]);
 }
 
-/* The length of every head's output. */
 void kqv_lengths(const Lengths *asked)
 {
     static _Thread_local Lanes lanes __attribute__((aligned(64)));
@@ -70,7 +54,6 @@ INLINE float sum_products(const float *x, const float *y, int64_t count)
     return sum;
 }
 
-/* The sums over those queries of each sequence that count. */
 void kqv_sums(const Sums *asked)
 {
     const int64_t rows = asked->num_planes * asked->heads;

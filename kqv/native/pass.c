@@ -1,13 +1,15 @@
-/* What lies between two attentions of a stack, for a whole packed batch in one call: from what the heads of one layer give to what those
-   of the next one ask, or to the last hidden states.
+/* A packed batch through a stack of layers in one call; or from one attention to the next, where somebody else attends.
 
-   The same numbers as kqv/transformer.py, in float32. A block of tokens goes through all of it while it is in the cache, so that what
-   lies between, the inner numbers of the feed-forward above all, is never there for all tokens at once. Many tokens are shared among
-   threads by blocks, and nobody waits; of few, all threads work on the one block, each on its panels of every matrix. */
+   The same numbers as kqv/transformer.py and kqv/recorder.py, in float32. Between two attentions a block of tokens goes through all that
+   there is while it is in the cache, so that what lies between, the inner numbers of the feed-forward above all, is never there for all
+   tokens at once. Many tokens are shared among threads by blocks, and nobody waits; of few, all threads work on the one block, each on
+   its panels of every matrix. */
 
 #include <omp.h>
 #include <stdlib.h>
 
+#include "call.h"
+#include "figures.h"
 #include "panels.h"
 
 enum { TOKENS = 96, WORTH_A_BLOCK = 48, WORTH_SHARING = 1 << 20 }; /* the last in products of numbers */
@@ -33,6 +35,27 @@ typedef struct {
     const float *cosines, *sines; /* [tokens][head width], of which half is read; or NULL for no rotation */
     int64_t tokens;
 } Pass;
+
+/* What is told of each query beside what attention tells: further planes of its quantities. */
+enum { NORMALIZED_ENTROPY = NUM_PLANES, OUTPUT_NORM, ALL_PLANES };
+
+/* What a layer's queries see, and how it is looked at. */
+typedef struct {
+    const int32_t *low, *high; /* [tokens]: as in `Call` */
+    const float *factors;      /* [heads][rows][head width] of the output projection: see `Lengths`; or NULL: nobody looks */
+    const float *counted;      /* [measures][tokens]: 1 where a measure's mean is over the query, else 0 */
+    const float *most;         /* [tokens]: the entropy of a query that looks at all that it sees alike */
+    float *sums;               /* [measures][heads][sequences] */
+    float *worst;              /* [2][sequences]: |Σ weights − 1|, and the largest weight of a masked key */
+} Look;
+
+typedef struct {
+    const Call *call;      /* of every layer, but for what it sees; room for ALL_PLANES of quantities where any is looked at */
+    const Look *looks;     /* of each layer */
+    const int64_t *planes; /* [measures]: which quantity each is the mean of */
+    const int64_t *ends;   /* [sequences]: one past each one's last token */
+    int64_t num_measures, rows;
+} Looks;
 
 /* Some neighbouring tokens on their way, and the threads that work on them. */
 typedef struct {
@@ -202,4 +225,62 @@ int kqv_between(const Pass *pass, int64_t index)
     }
     free(room);
     return 1;
+}
+
+/* What the attention of a layer told of each query, summed up for each sequence. */
+static void sum_up(const Looks *looks, const Look *look)
+{
+    const Call *call = looks->call;
+    const int64_t tokens = call->tokens, plane = call->heads * tokens;
+    const float *planes[ALL_PLANES];
+    for (int64_t measure = 0; measure < looks->num_measures; measure++)
+        planes[measure] = call->quantities + looks->planes[measure] * plane;
+    kqv_lengths(&(Lengths){call->output, look->factors, call->quantities + OUTPUT_NORM * plane, tokens, call->heads, looks->rows,
+                           call->width});
+    for (int64_t head = 0; head < call->heads; head++) {
+        const float *entropy = call->quantities + ENTROPY * plane + head * tokens;
+        float *normalized = call->quantities + NORMALIZED_ENTROPY * plane + head * tokens;
+        for (int64_t token = 0; token < tokens; token++)
+            normalized[token] = entropy[token] / look->most[token];
+    }
+    kqv_sums(&(Sums){planes, look->counted, looks->ends, look->sums, looks->num_measures, call->heads, tokens, call->num_sequences, 0});
+}
+
+/* The larger number; what isn't one is worse than any. */
+INLINE float worse(float a, float b) { return a >= b || a != a ? a : b; }
+
+/* How far the weights of each sequence are, at worst, from what weights must be. */
+static void check(const Looks *looks, const Look *look)
+{
+    const Call *call = looks->call;
+    const int64_t tokens = call->tokens, plane = call->heads * tokens;
+    for (int64_t s = 0, start = 0; s < call->num_sequences; start = looks->ends[s++]) {
+        float error = 0.0f, forbidden = 0.0f;
+        for (int64_t head = 0; head < call->heads; head++)
+            for (int64_t token = start; token < looks->ends[s]; token++) {
+                const float *quantity = call->quantities + head * tokens + token;
+                if (look->low[token] < look->high[token])
+                    error = worse(error, fabsf(quantity[ROW_SUM * plane] - 1.0f));
+                forbidden = worse(forbidden, quantity[FORBIDDEN * plane]);
+            }
+        look->worst[s] = error, look->worst[call->num_sequences + s] = forbidden;
+    }
+}
+
+/* From the embeddings to the last hidden states; 0 where there is no memory for it. */
+int kqv_pass(const Pass *pass, const Looks *looks)
+{
+    for (int64_t layer = 0; layer < pass->stack->num_layers; layer++) {
+        const Look *look = looks->looks + layer;
+        Call call = *looks->call;
+        call.low = look->low, call.high = look->high;
+        if (!look->factors)
+            call.quantities = NULL;
+        if (!kqv_between(pass, layer))
+            return 0;
+        kqv_attend(&call);
+        if (look->factors)
+            sum_up(looks, look), check(looks, look);
+    }
+    return kqv_between(pass, pass->stack->num_layers);
 }

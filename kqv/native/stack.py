@@ -1,4 +1,4 @@
-"""A stack of layers in C, as pass.c wants it, and the call."""
+"""A stack of layers in C, as pass.c wants it, and the calls."""
 
 import ctypes
 
@@ -31,7 +31,25 @@ class CPass(ctypes.Structure):
     _fields_ = fields(pointer="stack x asked given cosines sines", long="tokens")
 
 
+class CLook(ctypes.Structure):
+    """`Look` in pass.c."""
+
+    _fields_ = fields(pointer="low high factors counted most sums worst")
+
+
+class CLooks(ctypes.Structure):
+    """`Looks` in pass.c."""
+
+    _fields_ = fields(pointer="call looks planes ends", long="num_measures rows")
+
+
 def between(run: CPass, layer: int) -> None:
     """From the heads of the layer before, or the embeddings, to those of this one, or the end. Raises `MemoryError`."""
     if not built().kqv_between(ctypes.byref(run), ctypes.c_int64(layer)):
+        raise MemoryError("there is no memory for a pass")
+
+
+def run_through(run: CPass, looks: CLooks) -> None:
+    """From the embeddings to the end. Raises `MemoryError`."""
+    if not built().kqv_pass(ctypes.byref(run), ctypes.byref(looks)):
         raise MemoryError("there is no memory for a pass")
