@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from base64 import b64decode
@@ -37,6 +38,22 @@ def run(*command: str) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+PAGE = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("block", re.findall(r"^```console\n\$ (.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+def test_commands_of_the_page_show_what_stands_below_them(address: str, block: str) -> None:
+    command, *shown = block.rstrip("\n").split("\n")
+    program, example = command.split()
+    lines = run(sys.executable if program == ".venv/bin/python" else program, str(ROOT / example), address).splitlines()
+    pattern = "\n".join(".*" if line == "…" else re.escape(line).replace("…", ".*") for line in shown)
+    assert re.fullmatch(pattern, "\n".join(lines), re.DOTALL)
+
+
+def test_page_tells_of_every_example() -> None:
+    assert [file.name for file in EXAMPLES.iterdir() if f"**[{file.name}]({file.name})**" not in PAGE] == ["README.md"]
 
 
 def test_client_finds_the_head_that_looks_at_the_token_before(address: str) -> None:
