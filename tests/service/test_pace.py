@@ -1,6 +1,7 @@
 """How many cores a batch has: the faster way, found out at little cost, and found out anew when it changes."""
 
 import itertools
+import random
 from collections import Counter
 from collections.abc import Callable
 
@@ -31,8 +32,15 @@ def test_both_ways_are_tried_first() -> None:
 
 
 def test_faster_way_is_taken() -> None:
-    assert Counter(run(Pace(), quiet, 1000)[2:])[True] > 990
-    assert Counter(run(Pace(), beside_a_neighbour, 1000)[2:])[False] > 990
+    assert Counter(run(Pace(), quiet, 1000)[2:])[True] > 960
+    assert Counter(run(Pace(), beside_a_neighbour, 1000)[2:])[False] > 980
+
+
+def test_batches_that_were_held_up_for_a_moment_dont_choose() -> None:
+    """One in twenty takes ten times as long, as if another program had a core meanwhile."""
+    draw = random.Random(0)
+    ways = run(Pace(), lambda is_wide: quiet(is_wide) * (10 if is_wide and draw.random() < 0.05 else 1), 2000)
+    assert Counter(ways)[True] > 1800
 
 
 def test_neighbour_is_noticed_at_once_and_tried_ever_less_often() -> None:
@@ -41,7 +49,7 @@ def test_neighbour_is_noticed_at_once_and_tried_ever_less_often() -> None:
     first = run(pace, beside_a_neighbour, 10_000)
     assert first.index(False) <= 3
     tries = [index for index, is_wide in enumerate(first) if is_wide]
-    assert len(tries) < 25
+    assert len(tries) < 40
     assert max(later - earlier for earlier, later in itertools.pairwise(tries)) <= LAST_TRIAL
 
 
