@@ -144,6 +144,17 @@ class Observe:
                 undo()
             for observer in self.observers:
                 observer(exchange)
+        let_go(exchange.error)
+
+
+def let_go(error: BaseException | None) -> None:
+    """Forget where an error came from, once it is answered: the calls that it came through have the body, and hold the error too.
+
+    Only the garbage collector would free them, when it next looks, and by then there may be a hundred bodies of many MB.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def add_headers(message: Message, request_id: str) -> None:

@@ -1,5 +1,7 @@
 """What surrounds every request: its id, its line in the log, and an opaque answer where something unexpected happens."""
 
+import gc
+import gzip
 import logging
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +13,7 @@ from serving import listening, make_app, serving
 from starlette.responses import StreamingResponse
 
 import kqv
+from service.errors import ServiceError
 
 pytestmark = pytest.mark.anyio
 SECRET = "/srv/models/secret.safetensors"
@@ -117,3 +120,34 @@ async def test_each_request_is_one_line_without_its_content(model: kqv.Model, ac
         "GET (no route) 404 three",
         "PUT /v1/analyze 405 four",
     ]
+
+
+def errors_with_a_past() -> int:
+    """Errors in memory that hold the calls that they came through, and so whatever those have."""
+    errors = [each for each in gc.get_objects() if issubclass(type(each), ServiceError)]
+    return sum(error.__traceback__ is not None for error in errors)
+
+
+JSON = {"content-type": "application/json"}
+REFUSED = {
+    "a bomb": {"content": gzip.compress(bytes(1 << 18)), "headers": JSON | {"content-encoding": "gzip"}},
+    "no gzip": {"content": b"{}", "headers": JSON | {"content-encoding": "gzip"}},
+    "too long": {"content": b" " * 200_001, "headers": JSON},
+    "no JSON": {"content": b"{", "headers": JSON},
+    "no such id": {"json": {"input": [97]}},
+    "a long header": {"json": {"input": "a"}, "headers": {"x-long": "x" * 33_000}},
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_was_refused_is_not_kept_until_garbage_is_collected(client: httpx.Client, case: str) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = errors_with_a_past()
+        for _ in range(3):
+            assert 400 <= client.post("/v1/analyze", **REFUSED[case]).status_code < 500
+        client.get("/livez")  # by the end of which the one before is over
+        assert errors_with_a_past() == before
+    finally:
+        gc.enable()
