@@ -73,7 +73,7 @@ def recall(findings: Findings, path: str, body: str | None) -> Answered:
         return problem(404, "Not found", f"an analysis has no {path}")
     try:
         return 200, {"content-type": "application/json"}, findings.answer(orjson.loads(body))
-    except InputError as error:
+    except (InputError, LookupError, TypeError, ValueError) as error:  # whatever a page may send, it is answered
         return problem(422, "Not kept", str(error))
 
 

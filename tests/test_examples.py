@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
+from nbclient.util import run_sync
 from serving import listening
 
 import kqv
 from service.app import create_app
+from service.client.tensors import with_arrays
 from service.models import Models
 from service.settings import Settings
 
@@ -98,10 +101,27 @@ def outputs(minilm: kqv.Model, tmp_path_factory: pytest.TempPathFactory) -> tupl
     notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells), "the notebook is kept without outputs"
     kernel = NotebookClient(notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
-    kernel.execute(env=os.environ | {"PYTHONPATH": str(ROOT)})
+    with kernel.setup_kernel(env=os.environ | {"PYTHONPATH": str(ROOT)}):
+        for index, cell in enumerate(notebook.cells):
+            kernel.execute_cell(cell, index)
+        cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        shown = [{kind: value for each in cell.outputs for kind, value in each.get("data", {}).items()} for cell in cells]
+        shown[-1]["answer"] = ask_widget(kernel.kc, shown[-1]["application/vnd.jupyter.widget-view+json"]["model_id"])
     nbformat.validate(notebook)
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    return [{kind: shown for each in cell.outputs for kind, shown in each.get("data", {}).items()} for cell in cells], folder
+    return shown, folder
+
+
+def ask_widget(kernel: Any, widget: str) -> Any:
+    """What a widget in a kernel answers to its page, by Jupyter's own messages: a line of JSON, and bytes."""
+    body = json.dumps({"input": "", "layers": [0], "heads": [2], "weights": "full"})
+    asked = {"method": "custom", "content": {"id": "7", "path": "/v1/analyze", "body": body}}
+    kernel.shell_channel.send(kernel.session.msg("comm_msg", {"comm_id": widget, "data": asked}))
+    while True:
+        message = run_sync(kernel.get_iopub_msg)(timeout=20)
+        content = message["content"]
+        if message["msg_type"] == "comm_msg" and content["comm_id"] == widget and content["data"]["method"] == "custom":
+            [answer] = message["buffers"]
+            return content["data"]["content"], json.loads(bytes(answer))
 
 
 def test_notebook_shows_the_heads_and_a_plot_in_jupyter(outputs: tuple[list[dict[str, Any]], Path]) -> None:
@@ -109,8 +129,14 @@ def test_notebook_shows_the_heads_and_a_plot_in_jupyter(outputs: tuple[list[dict
     assert "data:image/png" in shown[0]["text/html"]
     assert ast.literal_eval(shown[1]["text/plain"])[0] == (0, 2)
     assert b64decode(shown[2]["image/png"]).startswith(b"\x89PNG")  # without pyplot, whose import would show it, too
-    assert "application/vnd.jupyter.widget-view+json" in shown[4]
     assert (folder / "cat.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_live_view_of_the_notebook_is_answered_by_the_kernel(outputs: tuple[list[dict[str, Any]], Path], minilm: kqv.Model) -> None:
+    (head, answer), [analysis] = outputs[0][-1]["answer"], minilm.analyze(["The cat sat on the mat."])
+    assert (head["id"], head["status"]) == ("7", 200)
+    weights = with_arrays(answer["results"][0]["attention"])["encoder"]["weights"]
+    assert np.allclose(weights[0, 0], analysis.attention["encoder"].weights[0, 2], atol=1e-6)
 
 
 def test_every_example_is_run_here() -> None:

@@ -171,6 +171,8 @@ def test_what_was_kept_is_shown_and_the_rest_is_told(bert: kqv.Model) -> None:
     assert ask(tiles, **head)["encoder"]["weights"].shape == (1, 1, 3, 3)
     assert "only tiles" in ask(tiles, **head, queries=[0, 2], keys=[0, 2])
     assert widget.recall(Findings(full), "/v1/models", None)[0] == 404
+    for broken in ("{}", "[]", "{", '{"layers": [0]}', '{"pool": "many"}'):
+        assert widget.recall(Findings(full), "/v1/analyze", broken)[0] == 422, broken
     [vectors] = bert.analyze([kqv.Input(embeddings=torch.randn(5, 128))])
     assert Findings(vectors).text == "0 1 2 3 4"
     with pytest.raises(kqv.InputError, match='of which this has none: analyze with weights="full"'):
