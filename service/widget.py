@@ -41,7 +41,8 @@ def script() -> str:
     """The widget's module, with all others inside."""
     modules = dict(with_imports(ENTRY))
     order = TopologicalSorter({name: IMPORT.findall(text) for name, text in modules.items()}).static_order()
-    files = {"SOURCES": {name: modules[name] for name in order}, "STYLES": {"parts.css": read("parts.css")}}
+    styles = {path.name: read(path.name) for path in sorted((FOLDER / "dashboard").glob("*.css"))}
+    files = {"SOURCES": {name: modules[name] for name in order}, "STYLES": styles}
     constants = "".join(f"const {name} = {orjson.dumps(value).decode()};\n" for name, value in files.items())
     return constants + (FOLDER / "widget.js").read_text(encoding="utf-8")
 

@@ -29,6 +29,7 @@ export const THUMBNAIL = 32;
  * @property {{queue_ms: number, compute_ms: number, batch_sequences: number}} timing
  */
 
+/** @typedef {Record<string, {heads: Tensor, pairs: Tensor | null}>} Asked what a measure by name only is of each group's heads, and of their pairs */
 /** @typedef {{model: string, text: string, target?: string, attention?: Record<string, any>}} Recipe what to ask for */
 /** @typedef {{values: Float32Array, rows: number, columns: number, view: View}} HeadMap what is in view of a head's map, a row for each query or tile of them */
 /** @typedef {{group: string, layer: number, head: number}} HeadPlace */
@@ -68,6 +69,44 @@ export function headBody(recipe, { layer, head }, view = null, side = Number.POS
   const weights = Math.max(...sides) <= side ? { weights: "full" } : { weights: "pooled", pool: side };
   const variant = recipe.attention ? { attention: recipe.attention } : {};
   return { ...inputOf(recipe), layers: [layer], heads: [head], ...weights, ...crop, diagnostics: "none", outputs: [], ...variant };
+}
+
+/**
+ * The body that asks for one measure of all heads.
+ * @param {Recipe} recipe
+ * @param {string} id
+ * @returns {Record<string, any>}
+ */
+export function measureBody(recipe, id) {
+  const variant = recipe.attention ? { attention: recipe.attention } : {};
+  return { ...inputOf(recipe), weights: "none", diagnostics: [id], outputs: [], ...variant, encoding: "base64" };
+}
+
+/**
+ * A measure of each group: of each head, or of each pair of a layer's heads and then a head's mean over the others.
+ * @param {any} answer
+ * @param {string} id
+ * @returns {Asked}
+ */
+export function readMeasure(answer, id) {
+  const groups = Object.entries(answer.results[0].attention).map(([name, { diagnostics }]) => {
+    const found = Tensor.decode(diagnostics[id]);
+    return [name, found.shape.length === 3 ? { heads: meanOfOthers(found), pairs: found } : { heads: found, pairs: null }];
+  });
+  return Object.fromEntries(groups);
+}
+
+/**
+ * @param {Tensor} pairs [layers][heads][heads], 0 of a head and itself
+ * @returns {Tensor} [layers][heads]
+ */
+function meanOfOthers(pairs) {
+  const [layers, heads] = pairs.shape;
+  const values = Float32Array.from({ length: layers * heads }, (_, index) => {
+    const row = pairs.at(Math.floor(index / heads), index % heads).values;
+    return row.reduce((sum, value) => sum + value, 0) / (heads - 1);
+  });
+  return new Tensor([layers, heads], values);
 }
 
 /**

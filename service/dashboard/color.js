@@ -110,16 +110,6 @@ export function colorOf(value, range) {
 }
 
 /**
- * Black or white, whichever can be read on a colour of the sequential table.
- * @param {number} value
- * @param {{low: number, high: number}} range
- * @returns {string}
- */
-export function inkOn(value, range) {
-  return Number.isFinite(value) && lookUp(value, range) > 140 ? "black" : "white";
-}
-
-/**
  * The ends of values around 0, or from 0 on.
  * @param {Float32Array} values
  * @returns {{low: number, high: number, table: Uint8ClampedArray}}

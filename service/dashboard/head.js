@@ -96,7 +96,7 @@ export function makeStrips(session) {
     keys.show(session.group.keys);
     fill(strips, isShared() ? [queries] : [makeStrip("From", queries), makeStrip("To", keys)]);
   });
-  session.store.follow(["analysis", "group", "map", "hover", "locked", "scale"], ({ scale }) => {
+  session.store.follow(["analysis", "group", "map", "row", "hover", "locked", "scale"], ({ scale }) => {
     const cell = session.cell;
     queries.shade(isShared() ? session.row : null, cell?.query ?? null, scale);
     if (!isShared()) keys.shade(session.row, null, scale);

@@ -1,6 +1,6 @@
 /** `<kqv-heads>`: every head of a model, layer under layer, by the colour of a measure and a thumbnail of its map. */
 
-import { colorOf, inkOn, paint } from "./color.js";
+import { colorOf, paint } from "./color.js";
 import { fill, make } from "./dom.js";
 import { measureOf, rangeOf } from "./measures.js";
 import { headName, short } from "./number.js";
@@ -86,17 +86,18 @@ export class HeadsElement extends HTMLElement {
     });
   }
 
-  /** Colour every head by a measure. @param {string} id */
-  color(id) {
+  /**
+   * Colour every head by a measure, or by none while it isn't known.
+   * @param {string} id
+   * @param {import("./tensor.js").Tensor | null} values
+   */
+  color(id, values) {
     const measure = measureOf(id);
-    const values = this.group?.measures[id];
-    if (!values) return;
-    const range = rangeOf(measure, values.values);
+    const range = rangeOf(measure, values?.values ?? []);
     this.each((cell, layer, head) => {
-      const value = values.item(layer, head);
+      const value = values?.item(layer, head) ?? Number.NaN;
       const name = `${headName(layer, head)}: ${measure.name.toLowerCase()} ${short(value)}`;
       cell.style.setProperty("--color", colorOf(value, range));
-      cell.style.setProperty("--on-color", inkOn(value, range));
       cell.title = name;
       cell.setAttribute("aria-label", name);
     });

@@ -27,13 +27,23 @@ const PARTS = {
   tokens: (session) => make("div", { class: "panel" }, makeStrips(session), makeRow(session)),
 };
 
-/** @type {Promise<CSSStyleSheet> | null} shared by all elements of a page */
+/** @type {Promise<CSSStyleSheet[]> | null} shared by all elements of a page */
 let styles = null;
 
-/** The styles of the views, made without an element that a page's policy might refuse. */
+/** The styles of the views, one for each name in the list, made without an element that a page's policy might refuse. */
 async function fetchStyles() {
-  const answer = await fetch(new URL("parts.css", import.meta.url));
-  return new CSSStyleSheet().replace(await answer.text());
+  const names = [...(await read("parts.css")).matchAll(/@import "([\w-]+\.css)"/g)].map(([, name]) => name);
+  return Promise.all(names.map(async (name) => new CSSStyleSheet().replace(await read(name))));
+}
+
+/**
+ * A file beside this one.
+ * @param {string} name
+ * @returns {Promise<string>}
+ */
+async function read(name) {
+  const answer = await fetch(new URL(name, import.meta.url));
+  return answer.text();
 }
 
 export class AttentionElement extends HTMLElement {
@@ -100,7 +110,7 @@ export class AttentionElement extends HTMLElement {
     );
     const root = /** @type {ShadowRoot} */ (this.shadowRoot);
     styles ??= fetchStyles();
-    root.adoptedStyleSheets = [await styles];
+    root.adoptedStyleSheets = await styles;
     const names = (this.getAttribute("parts") ?? "heads,head").split(",").map((name) => name.trim());
     const parts = names.flatMap((name) => (Object.hasOwn(PARTS, name) ? [PARTS[name](session)] : []));
     const notice = makeNotice(session);

@@ -2,6 +2,7 @@
 
 import { paint } from "./color.js";
 import { fill, make, onceAFrame } from "./dom.js";
+import { follow } from "./gestures.js";
 import { visible } from "./number.js";
 
 /**
@@ -27,7 +28,15 @@ const ARROWS = /** @type {Record<string, [number, number]>} */ ({
   ArrowRight: [0, 1],
 });
 
-/** Tells of `look` (a place, or null when the pointer has gone), `lock` (a place) and `zoom` (a place, and in or out). */
+/** Ratios by keys; 0 is for all. */
+const ZOOMS = /** @type {Record<string, number>} */ ({ "+": 1 / 4, "=": 1 / 4, "-": 4, 0: Number.POSITIVE_INFINITY });
+/** How much of what is in view is left after a step closer. */
+const CLOSER = 1 / 4;
+
+/**
+ * Tells of `look` (a place, or null when the pointer has gone) and `lock` (a place, or null to let go); and one that moves, of `zoom`
+ * (a place that stays, and the ratio of what is seen then to what is seen now) and `pan` (rows down and columns right).
+ */
 export class MapElement extends HTMLElement {
   constructor() {
     super();
@@ -45,19 +54,52 @@ export class MapElement extends HTMLElement {
     this.stage = make(
       "div",
       { class: "map-stage", tabindex: "0", role: "application", "aria-roledescription": "matrix" },
-      ...[this.canvas, this.rowBand, this.columnBand, this.lockMark, this.cellMark],
+      ...[make("div", { class: "map-window" }, this.canvas), this.rowBand, this.columnBand, this.lockMark, this.cellMark],
     );
+    this.moves = false;
     this.tellLook = onceAFrame((/** @type {Place | null} */ place) => this.tell("look", place));
   }
 
   connectedCallback() {
     new ResizeObserver(() => this.fit()).observe(this.stage);
     fill(this, make("div", { class: "map-corner" }), this.columnNames, this.rowNames, this.stage);
-    this.stage.onpointermove = (event) => this.tellLook(this.placeOf(event));
     this.stage.onpointerleave = () => this.tellLook(null);
-    this.stage.onclick = (event) => this.choose(this.placeOf(event));
     this.stage.onkeydown = (event) => this.press(event);
-    this.stage.ondblclick = (event) => this.tell("zoom", { ...this.placeOf(event), into: !event.shiftKey });
+    follow(this.stage, {
+      moves: () => this.moves,
+      point: (event) => this.tellLook(this.placeOf(event)),
+      click: (event) => this.choose(this.placeOf(event)),
+      drag: (down, right) => this.drag(down, right),
+      zoom: (event, ratio) => this.zoom(this.placeOf(event), ratio),
+      step: (event) => this.zoom(this.placeOf(event), event.shiftKey ? 1 / CLOSER : CLOSER),
+    });
+  }
+
+  /**
+   * @param {Place} place
+   * @param {number} ratio
+   */
+  zoom(place, ratio) {
+    if (this.moves) this.tell("zoom", { ...place, ratio });
+  }
+
+  /**
+   * @param {number} down pixels that the pointer went
+   * @param {number} right
+   */
+  drag(down, right) {
+    const box = this.canvas.getBoundingClientRect();
+    const [height, width] = [box.height / this.canvas.height, box.width / this.canvas.width];
+    this.tell("pan", { down: -down / height, right: -right / width });
+  }
+
+  /**
+   * Show the picture that there is as another part will have it, until that comes.
+   * @param {{left: number, top: number, width: number, height: number}} box of the picture, as shares of the stage
+   */
+  preview({ left, top, width, height }) {
+    this.canvas.style.transform = `translate(${100 * left}%, ${100 * top}%) scale(${width}, ${height})`;
+    this.classList.add("map-moving");
   }
 
   /** @param {Shown} shown */
@@ -65,11 +107,14 @@ export class MapElement extends HTMLElement {
     this.shown = shown;
     const [rows, columns] = [shown.rows.length, shown.columns.length];
     this.place = { row: Math.min(this.place.row, rows - 1), column: Math.min(this.place.column, columns - 1) };
+    this.canvas.style.transform = "";
+    this.classList.remove("map-moving");
     this.canvas.width = columns;
     this.canvas.height = rows;
     this.canvas.getContext("2d")?.putImageData(paint(shown.values, columns, shown.range), 0, 0);
     this.stage.style.aspectRatio = `${columns} / ${rows}`;
-    this.stage.setAttribute("aria-label", `${shown.label}. Arrow keys move, Enter holds a cell.`);
+    const keys = `Arrow keys move, Enter holds a cell${this.moves ? ", + and - come closer and go further, 0 shows all" : ""}.`;
+    this.stage.setAttribute("aria-label", `${shown.label}. ${keys}`);
     this.name(this.rowNames, shown.rows);
     this.name(this.columnNames, shown.columns);
     this.classList.toggle("map-bare", Math.max(rows, columns) > MOST_NAMES);
@@ -77,10 +122,11 @@ export class MapElement extends HTMLElement {
     this.mark(null, null);
   }
 
-  /** Where cells are lower than letters, only the names that are pointed at are shown. */
+  /** Where cells are smaller than letters, only the names that are pointed at are shown. */
   fit() {
     const { clientWidth, clientHeight } = this.stage;
-    this.classList.toggle("map-tight", Math.min(clientWidth / this.canvas.width, clientHeight / this.canvas.height) < LEAST_CELL);
+    this.rowNames.classList.toggle("is-tight", clientHeight / this.canvas.height < LEAST_CELL);
+    this.columnNames.classList.toggle("is-tight", clientWidth / this.canvas.width < LEAST_CELL);
   }
 
   /**
@@ -129,7 +175,7 @@ export class MapElement extends HTMLElement {
 
   /**
    * The cell under the pointer.
-   * @param {MouseEvent} event
+   * @param {{clientX: number, clientY: number}} event
    * @returns {Place}
    */
   placeOf(event) {
@@ -147,7 +193,7 @@ export class MapElement extends HTMLElement {
   press(event) {
     if (event.key === "Enter" || event.key === " ") this.choose(this.place);
     else if (event.key === "Escape") this.tell("lock", null);
-    else if (event.key === "+" || event.key === "-") this.tell("zoom", { ...this.place, into: event.key === "+" });
+    else if (this.moves && event.key in ZOOMS) this.zoom(this.place, ZOOMS[event.key]);
     else if (event.key in ARROWS && this.shown) this.step(...ARROWS[event.key], event.shiftKey ? 10 : 1);
     else return;
     event.preventDefault();
@@ -162,7 +208,10 @@ export class MapElement extends HTMLElement {
   step(down, right, many) {
     const { row, column } = this.place;
     const within = (/** @type {number} */ index, /** @type {number} */ count) => Math.min(Math.max(index, 0), count - 1);
-    this.place = { row: within(row + down * many, this.canvas.height), column: within(column + right * many, this.canvas.width) };
+    const [nextRow, nextColumn] = [row + down * many, column + right * many];
+    this.place = { row: within(nextRow, this.canvas.height), column: within(nextColumn, this.canvas.width) };
+    const beyond = { down: nextRow - this.place.row, right: nextColumn - this.place.column };
+    if (this.moves && (beyond.down || beyond.right)) this.tell("pan", beyond);
     this.tell("look", this.place);
   }
 

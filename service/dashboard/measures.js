@@ -6,6 +6,7 @@
  * @property {string} name
  * @property {string} meaning
  * @property {boolean} isShare 0 to 1, whatever the text
+ * @property {boolean} isByName whether the service tells it to those who ask for it by name only
  */
 
 /** @type {[string, string, string, boolean][]} */
@@ -17,6 +18,12 @@ const ROWS = [
   ["special", "Special tokens", "weight on tokens like [CLS] and [SEP]", true],
   ["duplicate", "Same token", "weight on other places of the same token", true],
   ["induction", "Induction", "weight on what followed this token the last time", true],
+  [
+    "max_received",
+    "Strongest sink",
+    "the most weight that any one token receives, wherever it is: the mean over all queries",
+    true,
+  ],
   ["entropy", "Entropy", "how widely a head spreads its weight, in nats", false],
   ["normalized_entropy", "Evenness", "entropy, as a share of the most there can be", true],
   ["max_weight", "Confidence", "the largest weight of a query", true],
@@ -24,14 +31,21 @@ const ROWS = [
   ["top_k_mass", "Top-8 mass", "what the eight largest weights amount to", true],
   ["distance", "Distance", "how far away it looks, in tokens", false],
   ["output_norm", "Output", "how much the head adds to the residual stream", false],
+  ["similarity", "Distinctness", "how unlike the other heads of its layer: Jensen–Shannon divergence, their mean", false],
 ];
 
+/** Those that take a pass of their own. */
+const BY_NAME = ["max_received", "similarity"];
+
 /** @type {Measure[]} */
-export const MEASURES = ROWS.map(([id, name, meaning, isShare]) => ({ id, name, meaning, isShare }));
+export const MEASURES = ROWS.map(([id, name, meaning, isShare]) => ({
+  ...{ id, name, meaning, isShare },
+  isByName: BY_NAME.includes(id),
+}));
 
 /** The measures that say where a head looks; the others say how. */
-export const PLACES = MEASURES.slice(0, 7);
-export const MANNERS = MEASURES.slice(7);
+export const PLACES = MEASURES.slice(0, 8);
+export const MANNERS = MEASURES.slice(8);
 
 /**
  * @param {string} id
@@ -42,7 +56,7 @@ export const measureOf = (id) => MEASURES.find((measure) => measure.id === id) ?
 /**
  * The values that the first and the last colour stand for.
  * @param {Measure} measure
- * @param {Float32Array} values of all heads
+ * @param {Iterable<number>} values of all heads
  * @returns {{low: number, high: number}}
  */
 export function rangeOf(measure, values) {

@@ -5,6 +5,7 @@ import { fill, make, makeChanging, makeChoice } from "./dom.js";
 import "./heads.js";
 import { MANNERS, measureOf, PLACES, rangeOf } from "./measures.js";
 import { short } from "./number.js";
+import { makePairs } from "./pairs.js";
 import { makeRanking } from "./ranking.js";
 
 /** @typedef {import("./session.js").Session} Session */
@@ -27,6 +28,7 @@ export function makeOverview(session) {
     makeMeasures(session),
     make("div", { class: "heads-scroll" }, heads),
     makeLegend(session),
+    makePairs(session),
     makeRanking(session),
   );
 }
@@ -39,10 +41,10 @@ function followHeads(session, heads) {
   session.store.follow(["analysis", "group"], ({ scale, measure, layer, head }) => {
     if (!session.group) return;
     heads.show(session.group, scale);
-    heads.color(measure);
+    heads.color(measure, session.measured(measure));
     heads.mark(layer, head);
   });
-  session.store.follow(["measure"], ({ measure }) => heads.color(measure));
+  session.store.follow(["measure", "asked"], ({ measure }) => heads.color(measure, session.measured(measure)));
   session.store.follow(["scale"], ({ scale }) => session.group && heads.drawThumbnails(scale));
   session.store.follow(["layer", "head"], ({ layer, head }) => heads.mark(layer, head));
 }
@@ -97,10 +99,8 @@ function makeMeasures(session) {
  */
 function makeLegend(session) {
   const legend = make("div", { class: "legend" });
-  session.store.follow(["measure", "analysis", "group"], ({ measure }) => {
-    const values = session.group?.measures[measure];
-    if (!values) return;
-    const range = rangeOf(measureOf(measure), values.values);
+  session.store.follow(["measure", "analysis", "group", "asked"], ({ measure }) => {
+    const range = rangeOf(measureOf(measure), session.measured(measure)?.values ?? []);
     fill(
       legend,
       make("span", {}, short(range.low)),

@@ -48,7 +48,7 @@ export function makeRanking(session) {
       if (button.dataset.name === headName(layer, head)) button.setAttribute("aria-current", "true");
       else button.removeAttribute("aria-current");
   };
-  session.store.follow(["analysis", "group", "measure"], draw);
+  session.store.follow(["analysis", "group", "measure", "asked"], draw);
   session.store.follow(["layer", "head"], markOpen);
   return make("div", { class: "ranking" }, make("div", { class: "ranking-head" }, order, search), list);
 }
@@ -60,7 +60,7 @@ export function makeRanking(session) {
  */
 function rank(session, isAscending) {
   const group = session.group;
-  const values = group?.measures[session.store.state.measure];
+  const values = session.measured(session.store.state.measure);
   if (!group || !values) return [];
   const all = group.layers.flatMap((_, layer) => group.heads.map((_, head) => ({ layer, head, value: values.item(layer, head) })));
   const known = all
@@ -91,7 +91,7 @@ export function matches(text) {
  * @returns {HTMLElement}
  */
 function makeRow(session, { layer, head, value }, id) {
-  const values = session.group?.measures[id].values ?? new Float32Array();
+  const values = session.measured(id)?.values ?? [];
   const range = rangeOf(measureOf(id), values);
   const bar = make("span", { class: "bar", "aria-hidden": "true" });
   bar.style.setProperty("--share", String(Number.isFinite(value) ? value / range.high : 0));

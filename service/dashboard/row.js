@@ -1,7 +1,9 @@
 /** What one query looks at, in figures: its strongest keys, and the cell under the pointer. */
 
 import { fill, make } from "./dom.js";
+import { SIDE } from "./maps.js";
 import { short, visible } from "./number.js";
+import { isExact } from "./view.js";
 
 const MOST = 8;
 
@@ -11,32 +13,45 @@ const MOST = 8;
  */
 export function makeRow(session) {
   const readout = make("p", { class: "readout", "aria-live": "polite" });
-  const list = make("ol", { class: "row-list" });
-  session.store.follow(["map", "hover", "locked"], () => {
+  const [scope, list] = [make("p", { class: "muted row-scope" }), make("ol", { class: "row-list" })];
+  session.store.follow(["map", "hover", "locked", "row"], () => {
     const { cell, row, group } = session;
-    if (!group || !cell || !row) {
-      fill(
-        readout,
-        make("span", { class: "muted" }, cell ? describeTile(session) : "Point at a token or a cell; click to hold it."),
-      );
-      fill(list);
-      return;
-    }
-    const [query, key] = [visible(group.queries[cell.query]), visible(group.keys[cell.key])];
-    fill(
-      readout,
-      make("b", {}, query),
-      ` (${cell.query}) → `,
-      make("b", {}, key),
-      ` (${cell.key})  `,
-      make("span", { class: "figure" }, short(row[cell.key])),
-    );
-    fill(
-      list,
-      strongest(row).map((index) => makeKey(group.keys[index], index, row[index])),
-    );
+    fill(readout, group && cell ? describeCell(session, group, cell) : HINT);
+    fill(scope, group && cell && row && describeScope(session, group, cell));
+    fill(list, group && row && strongest(row).map((index) => makeKey(group.keys[index], index, row[index])));
   });
-  return make("div", { class: "row" }, readout, list);
+  return make("div", { class: "row" }, readout, scope, list);
+}
+
+const HINT = "Point at a token or a cell; click to hold it.";
+
+/**
+ * @param {import("./session.js").Session} session
+ * @param {import("./analysis.js").Group} group
+ * @param {import("./session.js").Cell} cell
+ * @returns {(Node | string)[]}
+ */
+function describeCell(session, group, { query, key }) {
+  const { map } = session.store.state;
+  if (!session.row || (map && !isExact(map))) return [make("span", { class: "muted" }, describeTile(session))];
+  const [from, to] = [visible(group.queries[query]), visible(group.keys[key])];
+  const figure = make("span", { class: "figure" }, short(session.row[key]));
+  return [make("b", {}, from), ` (${query}) → `, make("b", {}, to), ` (${key})  `, figure];
+}
+
+/**
+ * Of which keys the strongest are listed, where that isn't plain.
+ * @param {import("./session.js").Session} session
+ * @param {import("./analysis.js").Group} group
+ * @param {import("./session.js").Cell} cell
+ * @returns {string | false}
+ */
+function describeScope({ isRowWhole }, { queries, keys }, { query }) {
+  if (!isRowWhole) return "The strongest of the keys in view; hold the query for those of all.";
+  return (
+    keys.length > SIDE &&
+    `The strongest of all ${keys.length.toLocaleString("en")} keys for “${visible(queries[query])}” (${query}).`
+  );
 }
 
 /**

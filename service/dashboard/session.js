@@ -1,18 +1,24 @@
 /** A text under a model, and where in it one is looking: what every view of it shares. */
 
-import { headBody, overviewBody, readAnalysis, THUMBNAIL } from "./analysis.js";
+import { measureBody, overviewBody, readAnalysis, readMeasure } from "./analysis.js";
 import { isAbort } from "./api.js";
+import { Latest, rest } from "./latest.js";
+import { Maps } from "./maps.js";
+import { measureOf } from "./measures.js";
 import { Store } from "./store.js";
-import { Tensor } from "./tensor.js";
+import { allOf, moved, rowOf, zoomed } from "./view.js";
 
 /**
  * @typedef {import("./analysis.js").Analysis} Analysis
  * @typedef {import("./analysis.js").Group} Group
  * @typedef {import("./analysis.js").HeadMap} HeadMap
  * @typedef {import("./analysis.js").Recipe} Recipe
+ * @typedef {import("./tensor.js").Tensor} Tensor
  */
 
 /** @typedef {{query: number, key: number}} Cell */
+/** @typedef {{query: number, weights: Float32Array}} Row */
+/** @typedef {import("./analysis.js").Asked} Asked */
 
 /**
  * @typedef {object} State
@@ -25,24 +31,23 @@ import { Tensor } from "./tensor.js";
  * @property {boolean} hidesSpecial
  * @property {import("./analysis.js").View | null} view what is in view of the map; all of it without
  * @property {HeadMap | null} map of the head, or of what is in view of it
+ * @property {Row | null} row of the query that is held, where the map hasn't all of it
+ * @property {Record<string, Asked>} asked what measures by name only are of each group, as `similarity group`
+ * @property {boolean} isFetching whether a map or a row is on its way
  * @property {Cell | null} hover
  * @property {Cell | null} locked
  * @property {"idle" | "asking"} busy
  * @property {unknown} problem
  */
 
-/** The longest side that comes whole; of more, the largest weight of each tile. */
-export const SIDE = 512;
-
-/** How much less of a map is in view after a step closer, and how little at least. */
-const ZOOM = 4;
-const LEAST = 32;
+/** How long what is in view rests before it is asked for. */
+const REST_MS = 120;
 
 /** The query that is held until somebody holds another: one with something before it and after it. */
 const FIRST_QUERY = 3;
 
 /** Where one is after a step to other tokens. */
-const NOWHERE = { hover: null, locked: null, map: null, view: null };
+const NOWHERE = { hover: null, locked: null, map: null, row: null, view: null };
 
 /** @returns {State} */
 const beginning = () => ({
@@ -55,6 +60,9 @@ const beginning = () => ({
   hidesSpecial: false,
   view: null,
   map: null,
+  row: null,
+  asked: {},
+  isFetching: false,
   hover: null,
   locked: null,
   busy: "idle",
@@ -70,13 +78,18 @@ export class Session {
     this.api = api;
     this.holds = holds;
     this.store = new Store(beginning());
+    this.maps = new Maps(api);
     /** @type {AbortController | null} */
     this.asking = null;
     /** @type {[Recipe, Partial<State>] | null} */
     this.asked = null;
-    /** @type {AbortController | null} */
-    this.fetching = null;
+    this.drawing = new Latest();
+    this.reading = new Latest();
+    this.measuring = new Latest();
+    this.pending = 0;
     this.store.follow(["analysis", "group", "layer", "head", "view"], () => void this.fetchMap());
+    this.store.follow(["map", "locked"], () => void this.fetchRow());
+    this.store.follow(["analysis", "measure"], () => void this.fetchMeasure());
   }
 
   /** @returns {Group | null} the group one is looking at */
@@ -90,11 +103,37 @@ export class Session {
     return this.store.state.hover ?? this.store.state.locked;
   }
 
-  /** @returns {Float32Array | null} the weights of the query one is looking at, on all keys */
+  /** @returns {Float32Array | null} the weights of the query one is looking at; keys out of view may have none */
   get row() {
+    return this.cell && this.rowOf(this.cell.query);
+  }
+
+  /** @returns {boolean} whether that row is of all keys */
+  get isRowWhole() {
+    return this.cell !== null && this.wholeRow(this.cell.query) !== null;
+  }
+
+  /**
+   * @param {number} query
+   * @returns {Float32Array | null}
+   */
+  rowOf(query) {
     const { map } = this.store.state;
-    const cell = this.cell;
-    return map && cell ? rowOf(map, cell.query) : null;
+    return this.wholeRow(query) ?? (map && rowOf(map, query));
+  }
+
+  /**
+   * A query's weights on all keys, where they are known.
+   * @param {number} query
+   * @returns {Float32Array | null}
+   */
+  wholeRow(query) {
+    const { analysis, row, layer, head, map } = this.store.state;
+    const group = this.group;
+    if (row?.query === query) return row.weights;
+    if (!analysis || !group || !map) return null;
+    const whole = this.maps.known(analysis, group, { group: group.name, layer, head }, allOf(group));
+    return whole && rowOf(whole, query);
   }
 
   /**
@@ -103,8 +142,7 @@ export class Session {
    * @returns {Cell}
    */
   strongest(query) {
-    const { map } = this.store.state;
-    const row = map && rowOf(map, query);
+    const row = this.rowOf(query);
     return { query, key: row ? row.indexOf(Math.max(...row)) : 0 };
   }
 
@@ -131,7 +169,7 @@ export class Session {
       const first = this.store.state.analysis === null ? sharpest(analysis) : {};
       const place = within(analysis, { ...this.store.state, ...first, ...view });
       const { locked } = this.store.state;
-      this.store.set({ ...view, ...NOWHERE, locked: this.holds ? null : locked, ...place, analysis });
+      this.store.set({ ...view, ...NOWHERE, asked: {}, locked: this.holds ? null : locked, ...place, analysis });
     } catch (error) {
       if (!isAbort(error)) this.store.set({ problem: error });
     } finally {
@@ -179,18 +217,24 @@ export class Session {
   }
 
   /**
-   * See a quarter of what is in view, around a cell, or four times as much.
-   * @param {Cell} cell
-   * @param {boolean} into
+   * See so much of what is in view: a quarter of it, or four times as much.
+   * @param {Cell} cell that stays where it is
+   * @param {number} ratio
    */
-  zoom(cell, into) {
+  zoom(cell, ratio) {
     const group = this.group;
-    if (!group) return;
-    const view = this.store.state.view ?? allOf(group);
-    const rows = zoomed(view.rows, cell.query, group.queries.length, into);
-    const columns = zoomed(view.columns, cell.key, group.keys.length, into);
-    const isAll = rows[1] - rows[0] === group.queries.length && columns[1] - columns[0] === group.keys.length;
-    this.store.set({ view: isAll ? null : { rows, columns } });
+    if (group) this.store.set({ view: zoomed(this.store.state.view ?? allOf(group), group, cell, ratio) });
+  }
+
+  /**
+   * See what is beside it.
+   * @param {number} down queries
+   * @param {number} right keys
+   */
+  pan(down, right) {
+    const group = this.group;
+    const { view } = this.store.state;
+    if (group && view) this.store.set({ view: moved(view, group, down, right) });
   }
 
   /** @param {HeadMap} map */
@@ -203,96 +247,77 @@ export class Session {
   /** Look at a head. @param {{group?: string, layer?: number, head?: number}} place */
   open(place) {
     const next = within(this.store.state.analysis, { ...this.store.state, ...place });
-    this.store.set(next.group === this.store.state.group ? next : { ...NOWHERE, ...next });
+    this.store.set(next.group === this.store.state.group ? { ...next, row: null } : { ...NOWHERE, ...next });
   }
 
-  /** The map of the head that is looked at, kept from the overview where that has it whole. */
+  /** The map of the head that is looked at, or of what is in view of it. */
   async fetchMap() {
     const { analysis, layer, head, view } = this.store.state;
     const group = this.group;
+    this.drawing.giveUp();
     if (!analysis || !group) return;
-    this.fetching?.abort();
-    const fetching = new AbortController();
-    this.fetching = fetching;
-    const whole = group.queries.length <= THUMBNAIL && group.keys.length <= THUMBNAIL;
     const place = { group: group.name, layer, head };
-    try {
-      const map = whole
-        ? fromThumbnail(group, layer, head)
-        : await this.headMap(analysis.recipe, group, place, view ?? allOf(group), fetching.signal);
-      const now = this.store.state;
-      if (now.analysis === analysis && this.group === group && now.layer === layer && now.head === head) this.show(map);
-    } catch (error) {
-      if (!isAbort(error)) this.store.set({ problem: error });
-    }
+    const known = this.maps.known(analysis, group, place, view ?? allOf(group));
+    if (known) this.show(known);
+    else
+      await this.fetch(this.drawing, async (signal) => {
+        if (view) await rest(REST_MS, signal);
+        this.show(await this.maps.fetch(analysis, group, place, view ?? allOf(group), signal));
+      });
+  }
+
+  /** What the query that is held makes of all keys, where the map doesn't say. */
+  async fetchRow() {
+    const { analysis, layer, head, locked, map } = this.store.state;
+    const group = this.group;
+    this.reading.giveUp();
+    if (!analysis || !group || !map || !locked || this.wholeRow(locked.query)) return;
+    const { query } = locked;
+    await this.fetch(this.reading, async (signal) => {
+      await rest(REST_MS, signal);
+      const weights = await this.maps.row(analysis, group, { group: group.name, layer, head }, query, signal);
+      this.store.set({ row: { query, weights } });
+    });
+  }
+
+  /** A measure that comes by name only, for it takes a pass of its own. */
+  async fetchMeasure() {
+    const { analysis, measure, asked } = this.store.state;
+    this.measuring.giveUp();
+    if (!analysis || !measureOf(measure).isByName || measure in asked) return;
+    await this.fetch(this.measuring, async (signal) => {
+      const answer = await this.api.ask("/v1/analyze", measureBody(analysis.recipe, measure), signal);
+      this.store.set({ asked: { ...this.store.state.asked, [measure]: readMeasure(answer, measure) } });
+    });
   }
 
   /**
-   * A head's map, or what is in view of it.
-   * @param {Recipe} recipe
-   * @param {Group} group
-   * @param {import("./analysis.js").HeadPlace} place
-   * @param {import("./analysis.js").View} [view]
-   * @param {AbortSignal} [signal]
-   * @returns {Promise<HeadMap>}
+   * What is known of a measure in the group that is looked at.
+   * @param {string} id
+   * @returns {Tensor | null} [layers][heads]
    */
-  async headMap(recipe, group, place, view = allOf(group), signal) {
-    const isAll = view.rows[1] - view.rows[0] === group.queries.length && view.columns[1] - view.columns[0] === group.keys.length;
-    const isSmall = Math.max(group.queries.length, group.keys.length) <= SIDE;
-    const body = headBody(recipe, place, isAll && isSmall ? null : view, SIDE);
-    const answer = await this.api.ask("/v1/analyze", { ...body, encoding: "base64" }, signal);
-    const found = answer.results[0].attention[group.name];
-    const map = Tensor.decode(found.weights ?? found.pooled).at(0, 0);
-    const [rows, columns] = map.shape;
-    return { values: map.values, rows, columns, view };
+  measured(id) {
+    const group = this.group;
+    return group?.measures[id] ?? (group && this.store.state.asked[id]?.[group.name]?.heads) ?? null;
   }
-}
 
-/**
- * The weights of a query, where they are whole: a row of tiles is none.
- * @param {HeadMap} map
- * @param {number} query
- * @returns {Float32Array | null}
- */
-function rowOf({ values, rows, columns, view }, query) {
-  const row = query - view.rows[0];
-  const isWhole = view.rows[1] - view.rows[0] === rows && view.columns[1] - view.columns[0] === columns;
-  if (!isWhole || row < 0 || row >= rows) return null;
-  const weights = values.subarray(row * columns, (row + 1) * columns);
-  if (view.columns[0] === 0) return weights;
-  const moved = new Float32Array(view.columns[1]);
-  moved.set(weights, view.columns[0]);
-  return moved;
-}
-
-/**
- * @param {[number, number]} range
- * @param {number} middle
- * @param {number} length
- * @param {boolean} into
- * @returns {[number, number]}
- */
-function zoomed([start, stop], middle, length, into) {
-  const span = Math.min(Math.max(Math.round((stop - start) * (into ? 1 / ZOOM : ZOOM)), LEAST), length);
-  const first = Math.min(Math.max(middle - Math.floor(span / 2), 0), length - span);
-  return [first, first + span];
-}
-
-/**
- * @param {Group} group
- * @returns {import("./analysis.js").View}
- */
-export const allOf = (group) => ({ rows: [0, group.queries.length], columns: [0, group.keys.length] });
-
-/**
- * @param {Group} group
- * @param {number} layer
- * @param {number} head
- * @returns {HeadMap}
- */
-function fromThumbnail(group, layer, head) {
-  const map = group.thumbnails.at(group.layers.indexOf(layer), group.heads.indexOf(head));
-  return { values: map.values, rows: map.shape[0], columns: map.shape[1], view: allOf(group) };
+  /**
+   * Ask for something, beside what else is asked for.
+   * @param {Latest} latest
+   * @param {(signal: AbortSignal) => Promise<void>} work
+   */
+  async fetch(latest, work) {
+    this.pending += 1;
+    this.store.set({ isFetching: true });
+    try {
+      await latest.run(work);
+    } catch (error) {
+      if (!isAbort(error)) this.store.set({ problem: error });
+    } finally {
+      this.pending -= 1;
+      this.store.set({ isFetching: this.pending > 0 });
+    }
+  }
 }
 
 /**
