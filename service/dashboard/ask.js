@@ -1,6 +1,6 @@
 /** The question: a model and a text. */
 
-import { fill, make, makeField, makeSelect } from "./dom.js";
+import { choose, fill, make, makeField, makeSelect } from "./dom.js";
 import { duration } from "./number.js";
 
 /**
@@ -31,7 +31,7 @@ export function makeAsk(session, models, text) {
   const targetField = makeField("What the decoder reads", target);
   const about = make("p", { class: "muted about" });
   const examples = make("div", { class: "examples" });
-  const cardOf = () => /** @type {ModelCard} */ (models.find(({ id }) => id === model.value));
+  const cardOf = () => models.find(({ id }) => id === model.value) ?? models[0];
   /** @type {import("./analysis.js").Recipe | null} */
   let asked = null;
   const ask = () => {
@@ -94,7 +94,7 @@ export function makeAsk(session, models, text) {
  * @param {HTMLInputElement} target
  */
 function copyRecipe(recipe, model, field, target) {
-  model.value = recipe.model;
+  choose(model, recipe.model);
   field.value = recipe.text;
   target.value = recipe.target ?? "";
   fit(field);

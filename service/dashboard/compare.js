@@ -2,8 +2,10 @@
 
 import { aroundZero, SCALE_NAMES } from "./color.js";
 import { fill, make, makeChoice } from "./dom.js";
+import { makeLink } from "./linking.js";
 import { short, visible } from "./number.js";
 import { makeRamp } from "./overview.js";
+import { known, readView } from "./recipe.js";
 import { Side } from "./side.js";
 
 /**
@@ -17,32 +19,67 @@ const SHARED = /** @type {const} */ (["hover", "locked", "scale", "hidesSpecial"
  * @param {import("./api.js").Api} api
  * @param {import("./api.js").ModelCard[]} models
  * @param {Session} session whose text and head it begins with
- * @returns {HTMLElement}
+ * @returns {import("./pages.js").Made}
  */
 export function makeCompare(api, models, session) {
   const [a, b] = [new Side("A", api, models, true), new Side("B", api, models, false)];
   link(a.session, b.session);
   link(b.session, a.session);
   b.session.store.follow(["analysis"], () => b.session.store.set({ locked: a.session.store.state.locked }));
-  const begin = () => {
-    const { analysis, group, layer, head } = session.store.state;
-    const { model, text } = analysis?.recipe ?? { model: models[0].id, text: "" };
-    return { fields: { model, text, kind: "dense" }, view: { group, layer, head } };
-  };
+  let chosen = "heads";
   const start = (/** @type {string} */ preset) => {
-    const { fields, view } = begin();
+    chosen = preset;
+    const { group, layer, head } = session.store.state;
+    const { model, text } = session.asked?.[0] ?? { model: models[0].id, text: "" };
+    const [fields, view] = [
+      { model, text, kind: "dense" },
+      { group, layer, head },
+    ];
     const other = otherOf(preset, fields, view, models);
     void a.set(fields, view);
     void b.set(other.fields, other.view);
   };
-  const presets = makeChoice("Compare", PRESETS, "heads", start);
-  start("heads");
-  return make(
+  const presets = makeChoice("Compare", PRESETS, chosen, start);
+  const tell = () => ({ state: { preset: chosen, scale: a.session.store.state.scale, a: a.state, b: b.state } });
+  const element = make(
     "div",
     { class: "compare" },
     make("div", { class: "compare-head" }, presets, makeSharedScale(a.session)),
     make("div", { class: "compare-sides" }, a.element, b.element, makeDifference(a.session, b.session)),
+    makeLink(session, "compare", tell),
   );
+  const begin = (/** @type {Record<string, unknown> | null} */ state) => {
+    const shared = readState(state);
+    if (!shared) return start(chosen);
+    chosen = shared.preset;
+    presets.choose(chosen);
+    for (const [side, { fields, view }] of /** @type {const} */ ([
+      [a, shared.a],
+      [b, shared.b],
+    ]))
+      void side.set(fields, { ...view, ...(shared.scale ? { scale: shared.scale } : {}) });
+  };
+  return { element, begin };
+}
+
+/**
+ * What a link says of both sides, if it does.
+ * @param {Record<string, unknown> | null} state
+ */
+function readState(state) {
+  const { preset = "heads", scale } = known(state, { preset: "string", scale: "string" });
+  const [a, b] = [state?.a, state?.b].map(readSide);
+  const isScale = SCALE_NAMES.some(([name]) => name === scale);
+  return a && b ? { preset, a, b, ...(isScale ? { scale: /** @type {import("./color.js").Scale} */ (scale) } : {}) } : null;
+}
+
+/**
+ * @param {any} side
+ * @returns {{fields: import("./side.js").Fields, view: Partial<import("./session.js").State>} | null}
+ */
+function readSide(side) {
+  const fields = known(side?.fields, { model: "string", text: "string", kind: "string", size: "index" });
+  return "model" in fields && "text" in fields ? { fields, view: readView(side.view) } : null;
 }
 
 /** @type {[string, string][]} */
@@ -79,18 +116,20 @@ function otherOf(preset, fields, view, models) {
  * @param {Session} to
  */
 function link(from, to) {
-  from.store.follow([...SHARED], (state) => {
-    const changed = SHARED.filter((name) => JSON.stringify(state[name]) !== JSON.stringify(to.store.state[name]));
-    if (to.store.state.analysis && from.store.state.analysis)
-      to.store.set(Object.fromEntries(changed.map((name) => [name, state[name]])));
-  });
+  for (const name of SHARED)
+    from.store.follow([name], (state) => {
+      const isOther = JSON.stringify(state[name]) !== JSON.stringify(to.store.state[name]);
+      if (isOther && to.store.state.analysis && from.store.state.analysis) to.store.set({ [name]: state[name] });
+    });
 }
 
 /** @param {Session} session */
 function makeSharedScale(session) {
-  return makeChoice("Scale of the colours", SCALE_NAMES, "linear", (scale) =>
+  const scales = makeChoice("Scale of the colours", SCALE_NAMES, "linear", (scale) =>
     session.store.set({ scale: /** @type {any} */ (scale) }),
   );
+  session.store.follow(["scale"], ({ scale }) => scales.choose(scale));
+  return scales;
 }
 
 /**

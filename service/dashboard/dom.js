@@ -110,6 +110,16 @@ export function makeSelect(choices, chosen, onChange) {
 }
 
 /**
+ * Choose in a list, though it may not have that: then whoever is asked for it will say so.
+ * @param {HTMLSelectElement} select
+ * @param {string} value
+ */
+export function choose(select, value) {
+  if (![...select.options].some((option) => option.value === value)) select.append(make("option", { value }, value));
+  select.value = value;
+}
+
+/**
  * Call a function at most once a frame, with the arguments of the last call.
  * @template {any[]} Arguments
  * @param {(...given: Arguments) => void} draw

@@ -1,14 +1,16 @@
 /** A text as it is written, as a timeline: at each step, what the model looked at to choose the token. */
 
 import { isAbort } from "./api.js";
-import { fill, make, makeChanging, makeField, makeSelect } from "./dom.js";
+import { choose, fill, make, makeChanging, makeField, makeSelect } from "./dom.js";
 import "./map.js";
+import { makeLink } from "./linking.js";
 import { describeProblem } from "./notice.js";
 import { short, visible } from "./number.js";
 import { strongest } from "./row.js";
 import { Store } from "./store.js";
 import "./tokens.js";
 import { GROUP_NAMES } from "./overview.js";
+import { known } from "./recipe.js";
 import { rowOfHead, write } from "./written.js";
 
 /** @typedef {import("./written.js").Written} Written */
@@ -17,7 +19,7 @@ import { rowOfHead, write } from "./written.js";
  * @typedef {object} State
  * @property {Written | null} written
  * @property {number} step the new token one looks at
- * @property {boolean} isLive whether the newest token is looked at, whichever that is
+ * @property {number | null} goal the one that is to be looked at as soon as there is one; null for the newest, whichever that is
  * @property {number | null} head null for the mean over all
  * @property {string} group
  * @property {boolean} busy
@@ -32,33 +34,52 @@ const REASONS = /** @type {Record<string, string>} */ ({
   end: "the model ended it itself",
 });
 
+/** What a link keeps. */
+const SHARED = /** @type {Record<string, import("./recipe.js").Kind>} */ ({
+  ...{ model: "string", prompt: "string", layer: "index", count: "index", temperature: "number", seed: "index" },
+  ...{ goal: "index", group: "string", head: "index" },
+});
+
 /**
  * @param {import("./api.js").Api} api
  * @param {import("./api.js").ModelCard[]} models
- * @returns {HTMLElement}
+ * @param {import("./session.js").Session} session whose question a link keeps too
+ * @returns {import("./pages.js").Made}
  */
-export function makeGenerate(api, models) {
+export function makeGenerate(api, models, session) {
   const writers = models.filter(({ architecture }) => architecture !== "encoder");
   if (writers.length === 0)
-    return make("p", { class: "notice" }, "None of the models that are served writes text: they are encoders.");
+    return { element: make("p", { class: "notice" }, "None of the models that are served writes text: they are encoders.") };
   /** @type {Store<State>} */
   const store = new Store(
-    /** @type {State} */ ({ written: null, step: 0, isLive: true, head: null, group: "decoder", busy: false, problem: null }),
+    /** @type {State} */ ({ written: null, step: 0, goal: null, head: null, group: "decoder", busy: false, problem: null }),
   );
   const problem = make("div", { role: "alert" });
   store.follow(["problem"], ({ problem: told }) => fill(problem, told !== null && describeProblem(told, {})));
-  return make("div", { class: "generate" }, makeForm(api, writers, store), problem, makeTimeline(store));
+  const form = makeForm(api, writers, store);
+  const tell = () => {
+    const { goal, group, head } = store.state;
+    return { state: { ...form.state(), goal, group, head } };
+  };
+  const element = make(
+    "div",
+    { class: "generate" },
+    form.element,
+    problem,
+    makeTimeline(store),
+    makeLink(session, "generate", tell),
+  );
+  return { element, begin: form.begin };
 }
 
 /**
  * @param {import("./api.js").Api} api
  * @param {import("./api.js").ModelCard[]} writers
  * @param {Store<State>} store
- * @returns {HTMLFormElement}
  */
 function makeForm(api, writers, store) {
   let asking = new AbortController();
-  const card = () => /** @type {import("./api.js").ModelCard} */ (writers.find(({ id }) => id === model.value));
+  const card = () => writers.find(({ id }) => id === model.value) ?? writers[0];
   const model = makeSelect(
     writers.map(({ id }) => [id, id]),
     writers[0].id,
@@ -67,13 +88,13 @@ function makeForm(api, writers, store) {
   const prompt = make("textarea", { rows: 1, spellcheck: "false" }, PROMPTS[writers[0].architecture]);
   const layer = make("select", { onchange: () => void run() });
   const [count, temperature, seed] = [makeNumber("24", "1", "1"), makeNumber("0", "0", "0.1"), makeNumber("0", "0", "1")];
-  const run = async () => {
+  const run = async (/** @type {number | null} */ goal = null) => {
     asking.abort();
     asking = new AbortController();
     const { signal } = asking;
     const numbers = { max_new_tokens: Number(count.value), temperature: Number(temperature.value), seed: Number(seed.value) };
     const task = { model: model.value, input: prompt.value, ...numbers, layers: [Number(layer.value)] };
-    store.set({ busy: true, problem: null, written: null, step: 0, isLive: true });
+    store.set({ busy: true, problem: null, written: null, step: 0, goal });
     try {
       await write(api, task, (written) => !signal.aborted && follow(store, written), signal);
     } catch (error) {
@@ -82,7 +103,7 @@ function makeForm(api, writers, store) {
       if (asking.signal === signal) store.set({ busy: false });
     }
   };
-  const change = () => {
+  const describeCard = () => {
     const { groups, architecture } = card();
     fill(
       layer,
@@ -90,7 +111,26 @@ function makeForm(api, writers, store) {
     );
     prompt.value = PROMPTS[architecture];
     store.set({ written: null, group: groups.cross ? "cross" : "decoder", head: null });
+  };
+  const change = () => {
+    describeCard();
     void run();
+  };
+  const state = () => ({
+    ...{ model: model.value, prompt: prompt.value, layer: Number(layer.value) },
+    ...{ count: Number(count.value), temperature: Number(temperature.value), seed: Number(seed.value) },
+  });
+  const begin = (/** @type {Record<string, unknown> | null} */ shared) => {
+    const found = known(shared, SHARED);
+    if (found.model) choose(model, found.model);
+    describeCard();
+    if (found.prompt !== undefined) prompt.value = found.prompt;
+    if (found.layer !== undefined) choose(layer, String(found.layer));
+    for (const [name, field] of Object.entries({ count, temperature, seed })) if (name in found) field.value = String(found[name]);
+    const { groups, heads } = card();
+    if (found.group !== "encoder" && Object.hasOwn(groups, found.group)) store.set({ group: found.group });
+    if (found.head < heads) store.set({ head: found.head });
+    void run(found.goal ?? null);
   };
   const [start, stop] = [
     make("button", { class: "primary" }, "Write"),
@@ -117,8 +157,7 @@ function makeForm(api, writers, store) {
     event.preventDefault();
     void run();
   };
-  change();
-  return form;
+  return { element: form, state, begin };
 }
 
 /**
@@ -134,8 +173,8 @@ const makeNumber = (value, min, step) => make("input", { type: "number", value, 
  * @param {Written} written
  */
 function follow(store, written) {
-  const { isLive, step } = store.state;
-  store.set({ written, step: isLive ? Math.max(written.rows.length - 1, 0) : step });
+  const { goal } = store.state;
+  store.set({ written, step: Math.max(Math.min(goal ?? Number.POSITIVE_INFINITY, written.rows.length - 1), 0) });
 }
 
 /**
@@ -183,7 +222,7 @@ function makeTimeline(store) {
  */
 function go(store, step) {
   const last = (store.state.written?.rows.length ?? 1) - 1;
-  store.set({ step, isLive: step === last });
+  store.set({ step, goal: step === last ? null : step });
 }
 
 /**

@@ -39,6 +39,8 @@ export function makeLines(session) {
   });
   session.store.follow(["hover", "locked"], () => draw());
   new ResizeObserver(() => draw()).observe(stage);
+  document.addEventListener("themechange", () => draw());
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
   return make(
     "div",
     { class: "lines" },

@@ -6,8 +6,12 @@ import { duration, short } from "./number.js";
 /** @typedef {{waiting: number, running: number, batches: number, sequences: number, answers: Map<number, number>}} Figures `answers`: cumulative, by the bound in seconds */
 
 const PERIOD_MS = 5000;
-/** Over how many periods the batches and times are told. */
-const WINDOW = 12;
+/** Over how long the batches and times are told. */
+const WINDOW_MS = 60_000;
+/** How long after the last sign of a reader the service is left alone. */
+const AWAKE_MS = 60_000;
+/** What a reader does. */
+const SIGNS = ["pointermove", "keydown", "wheel", "visibilitychange"];
 
 /**
  * @param {import("./api.js").Api} api
@@ -22,20 +26,28 @@ export function makeLive(api) {
       make("b", {}, duration(timing.total)),
       timing.forward !== undefined && ` (model ${duration(timing.forward)}, queue ${duration(timing.queue ?? 0)})`,
     );
-  /** @type {Figures[]} */
-  const seen = [];
+  /** @type {{at: number, figures: Figures}[]} */
+  let seen = [];
+  let signed = performance.now();
   const look = async () => {
-    if (document.hidden) return;
+    if (document.hidden || performance.now() - signed > AWAKE_MS) return;
     const figures = await readFigures(api);
-    if (figures === null) {
-      clearInterval(clock);
-      return;
-    }
-    seen.push(figures);
-    if (seen.length > WINDOW) seen.shift();
-    fill(service, describe(seen[0], figures));
+    if (figures === null) return stop();
+    const at = performance.now();
+    seen = [...seen.filter((each) => at - each.at < WINDOW_MS), { at, figures }];
+    fill(service, describe(seen[0].figures, figures));
+  };
+  const wake = () => {
+    const wasAsleep = performance.now() - signed > AWAKE_MS;
+    signed = performance.now();
+    if (wasAsleep) void look();
   };
   const clock = setInterval(() => void look(), PERIOD_MS);
+  const stop = () => {
+    clearInterval(clock);
+    for (const sign of SIGNS) document.removeEventListener(sign, wake);
+  };
+  for (const sign of SIGNS) document.addEventListener(sign, wake, { passive: true });
   void look();
   return make("p", { class: "live-line" }, service, own);
 }

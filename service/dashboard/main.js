@@ -13,6 +13,7 @@ import { makeOverview } from "./overview.js";
 import { makePages } from "./pages.js";
 import { fromFragment } from "./recipe.js";
 import { Session } from "./session.js";
+import { makeThemes } from "./themes.js";
 import { makeWorkshop } from "./workshop.js";
 
 /** What is there before anybody has asked. */
@@ -33,7 +34,7 @@ const byId = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
 function makeLook(session) {
   const look = make("div", { class: "look" }, makeOverview(session), makeHead(session));
   session.store.follow(["analysis"], ({ analysis }) => look.classList.toggle("is-empty", analysis === null));
-  return look;
+  return { element: look };
 }
 
 /**
@@ -58,7 +59,7 @@ async function open() {
     { id: "look", name: "Look", make: () => makeLook(session) },
     { id: "compare", name: "Compare", make: () => makeCompare(api, models, session) },
     { id: "steps", name: "Step by step", make: () => makeWorkshop(session) },
-    { id: "generate", name: "Generate", make: () => makeGenerate(api, models) },
+    { id: "generate", name: "Generate", make: () => makeGenerate(api, models, session) },
   ]);
   listenToKeys(session);
   fill(byId("strip"), makeLive(api));
@@ -69,16 +70,16 @@ async function open() {
 
 /**
  * What the address says, or else the example.
- * @param {(page: string) => void} turn
+ * @param {(page: string, state?: Record<string, unknown>) => void} turn
  * @param {string} model
  */
 async function show(turn, model) {
-  /** @type {import("./recipe.js").Shared} */
-  const example = { recipe: { model, text: EXAMPLE }, page: "look", view: {} };
+  const example = { recipe: { model, text: EXAMPLE }, page: "look", view: {}, state: undefined };
   try {
-    const { recipe, page, view } = (await fromFragment(location.hash)) ?? example;
-    turn(page);
-    await session.analyze(recipe, view);
+    const { recipe, page, view, state } = (await fromFragment(location.hash)) ?? example;
+    const answered = session.analyze(recipe, view); // known to the page that is turned to before there is an answer
+    turn(page, state);
+    await answered;
   } catch (error) {
     turn("look");
     await session.analyze(example.recipe);
@@ -86,4 +87,5 @@ async function show(turn, model) {
   }
 }
 
+fill(byId("themes"), makeThemes());
 void open();

@@ -2,24 +2,33 @@
 
 import { fill, make } from "./dom.js";
 
-/** @typedef {{id: string, name: string, make: () => HTMLElement}} Page */
+/**
+ * @typedef {object} Made
+ * @property {HTMLElement} element
+ * @property {(state: Record<string, unknown> | null) => void} [begin] as it begins, or as a link has it
+ * @property {() => void} [turn] each time that one turns to it
+ */
+/** @typedef {{id: string, name: string, make: () => Made}} Page */
 
 /**
  * @param {HTMLElement} nav
  * @param {HTMLElement} place
  * @param {Page[]} pages
- * @returns {(id: string) => void} opens one
+ * @returns {(id: string, state?: Record<string, unknown>) => void} opens one, as a link has it if that is where one comes from
  */
 export function makePages(nav, place, pages) {
-  /** @type {Map<string, HTMLElement>} */
+  /** @type {Map<string, Made>} */
   const made = new Map();
   const buttons = pages.map(({ id, name }) =>
     make("button", { type: "button", class: "page", "data-page": id, onclick: () => open(id) }, name),
   );
-  const open = (/** @type {string} */ id) => {
+  const open = (/** @type {string} */ id, /** @type {Record<string, unknown> | undefined} */ state = undefined) => {
     const page = pages.find((each) => each.id === id) ?? pages[0];
-    if (!made.has(page.id)) made.set(page.id, page.make());
-    fill(place, made.get(page.id));
+    const shown = made.get(page.id) ?? page.make();
+    fill(place, shown.element);
+    if (state || !made.has(page.id)) shown.begin?.(state ?? null);
+    made.set(page.id, shown);
+    shown.turn?.();
     document.body.dataset.page = page.id;
     for (const button of buttons)
       if (button.dataset.page === page.id) button.setAttribute("aria-current", "page");

@@ -1,24 +1,25 @@
 /** A link that holds all that a page shows: the question and where one looks, deflated, in the fragment, which no server sees. */
 
+import { SCALES } from "./color.js";
+
 /**
  * @typedef {object} Shared
  * @property {import("./analysis.js").Recipe} recipe
  * @property {string} page
  * @property {Partial<import("./session.js").State>} view
+ * @property {Record<string, unknown>} state what the page alone knows, which the page checks
  */
 
 /** Before the recipe in a fragment; the number tells forms apart. */
 const PREFIX = "#look1=";
 /** Longest recipe that is unpacked. */
 const MOST_CHARACTERS = 2_000_000;
-const VIEW = /** @type {const} */ ({
-  group: "string",
-  layer: "number",
-  head: "number",
-  measure: "string",
-  scale: "string",
-  hidesSpecial: "boolean",
+/** @typedef {"string" | "boolean" | "number" | "index"} Kind an index being a whole number from 0 on */
+
+const VIEW = /** @type {Record<string, Kind>} */ ({
+  ...{ group: "string", layer: "index", head: "index", measure: "string", scale: "string", hidesSpecial: "boolean" },
 });
+const CELL = /** @type {Record<string, Kind>} */ ({ query: "index", key: "index" });
 
 export class BrokenLinkError extends Error {}
 
@@ -82,6 +83,41 @@ function check(given) {
     ...(typeof target === "string" ? { target } : {}),
     ...(attention && typeof attention === "object" ? { attention } : {}),
   };
-  const view = Object.entries(VIEW).filter(([name, type]) => typeof given.view?.[name] === type);
-  return { recipe, page: String(given.page), view: Object.fromEntries(view.map(([name]) => [name, given.view[name]])) };
+  const view = readView(given.view);
+  return { recipe, page: String(given.page), view, state: given.state && typeof given.state === "object" ? given.state : {} };
 }
+
+/**
+ * Where one looks, as a link says.
+ * @param {any} given
+ * @returns {Partial<import("./session.js").State>}
+ */
+export function readView(given) {
+  const view = known(given, VIEW);
+  if (!Object.hasOwn(SCALES, view.scale ?? "linear")) delete view.scale;
+  const [locked, { rows, columns }] = [known(given?.locked, CELL), given?.view ?? {}];
+  if (Object.keys(locked).length === 2) view.locked = locked;
+  if (isRange(rows) && isRange(columns)) view.view = { rows, columns };
+  return view;
+}
+
+/**
+ * The fields that are of the kind they should be.
+ * @param {any} given
+ * @param {Record<string, Kind>} kinds
+ * @returns {Record<string, any>}
+ */
+export function known(given, kinds) {
+  const found = Object.entries(kinds).filter(([name, kind]) => isOf(given?.[name], kind));
+  return Object.fromEntries(found.map(([name]) => [name, given[name]]));
+}
+
+/**
+ * @param {unknown} value
+ * @param {Kind} kind
+ */
+const isOf = (value, kind) => (kind === "index" ? Number.isInteger(value) && Number(value) >= 0 : typeof value === kind);
+
+/** @param {unknown} range */
+const isRange = (range) =>
+  Array.isArray(range) && range.length === 2 && range.every((end) => isOf(end, "index")) && range[0] < range[1];

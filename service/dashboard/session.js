@@ -168,8 +168,9 @@ export class Session {
       const analysis = await this.overview(recipe, asking.signal);
       const first = this.store.state.analysis === null ? sharpest(analysis) : {};
       const place = within(analysis, { ...this.store.state, ...first, ...view });
-      const { locked } = this.store.state;
-      this.store.set({ ...view, ...NOWHERE, asked: {}, locked: this.holds ? null : locked, ...place, analysis });
+      const { locked } = this.holds ? view : this.store.state;
+      const seen = { locked: locked ?? null, view: view.view ?? null };
+      this.store.set({ ...view, ...NOWHERE, asked: {}, ...place, ...seenIn(analysis, place.group, seen), analysis });
     } catch (error) {
       if (!isAbort(error)) this.store.set({ problem: error });
     } finally {
@@ -330,6 +331,20 @@ function sharpest({ groups: [group] }) {
   if (!entropies) return {};
   const place = entropies.indexOf(Math.min(...entropies));
   return { group: group.name, layer: Math.floor(place / group.heads.length), head: place % group.heads.length };
+}
+
+/**
+ * Which cell is held and what is in view, of what there is.
+ * @param {Analysis} analysis
+ * @param {string} name
+ * @param {{locked: Cell | null, view: import("./analysis.js").View | null}} wanted
+ * @returns {{locked: Cell | null, view: import("./analysis.js").View | null}}
+ */
+function seenIn({ groups }, name, { locked, view }) {
+  const group = /** @type {Group} */ (groups.find((each) => each.name === name));
+  const isThere = locked && locked.query < group.queries.length && locked.key < group.keys.length;
+  const isSeen = view && view.rows[1] <= group.queries.length && view.columns[1] <= group.keys.length;
+  return { locked: isThere ? locked : null, view: isSeen ? view : null };
 }
 
 /**

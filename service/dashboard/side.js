@@ -1,6 +1,6 @@
 /** One side of a comparison: its own model, text, attention and head. */
 
-import { fill, make, makeField, makeSelect } from "./dom.js";
+import { choose, fill, make, makeField, makeSelect } from "./dom.js";
 import { makeMapView } from "./mapview.js";
 import { describeProblem } from "./notice.js";
 import { headName } from "./number.js";
@@ -18,6 +18,8 @@ const KINDS = /** @type {Record<string, {name: string, field: string, value: num
   linformer: { name: "Linformer", field: "rank", value: 4, step: 1 },
   performer: { name: "Performer", field: "features", value: 64, step: 1 },
 });
+
+/** @typedef {{model?: string, text?: string, kind?: string, size?: number}} Fields */
 
 export class Side {
   /**
@@ -42,7 +44,7 @@ export class Side {
       () => this.changeKind(),
     );
     this.size = make("input", { type: "number", min: "1", onchange: () => this.ask() });
-    this.sizeField = makeField("window", this.size);
+    this.sizeField = makeField("Window", this.size);
     this.place = make("select", { onchange: () => this.open() });
     this.text.onchange = () => this.ask();
     this.element = this.build();
@@ -93,7 +95,7 @@ export class Side {
   changeKind(asks = true) {
     const { field, value, step } = KINDS[this.kind.value];
     this.sizeField.hidden = field === "";
-    fill(/** @type {HTMLElement} */ (this.sizeField.firstElementChild), field);
+    fill(/** @type {HTMLElement} */ (this.sizeField.firstElementChild), field.slice(0, 1).toUpperCase() + field.slice(1));
     this.size.value = String(value);
     this.size.step = String(step);
     this.size.min = String(step);
@@ -102,15 +104,23 @@ export class Side {
 
   /**
    * Take all fields at once.
-   * @param {{model?: string, text?: string, kind?: string}} fields
+   * @param {Fields} fields
    * @param {Partial<import("./session.js").State>} [view]
    */
-  set({ model, text, kind }, view) {
-    if (model) this.model.value = model;
+  set({ model, text, kind, size }, view) {
+    if (model) choose(this.model, model);
     if (text !== undefined) this.text.value = text;
-    if (kind) this.kind.value = kind;
+    if (kind && Object.hasOwn(KINDS, kind)) this.kind.value = kind;
     this.changeKind(false);
+    if (size !== undefined && this.kind.value !== "dense") this.size.value = String(size);
     return this.ask(view);
+  }
+
+  /** What a link keeps of it. */
+  get state() {
+    const { group, layer, head, locked, view } = this.session.store.state;
+    const fields = { model: this.model.value, text: this.text.value, kind: this.kind.value, size: Number(this.size.value) };
+    return { fields, view: { group, layer, head, locked, view } };
   }
 
   listHeads() {

@@ -64,12 +64,8 @@ const STEPS = [
     matrices: ({ weights, queries, keys }) => [
       { name: "", tensor: weights, rows: queries, columns: keys, isWeights: true, marks: "both" },
     ],
-    work: ({ masked, weights }, row, column) => {
-      const values = masked.at(row).values;
-      const most = Math.max(...values);
-      const sum = values.reduce((total, value) => total + Math.exp(value - most), 0);
-      return `exp(${short(masked.item(row, column))} − ${short(most)}) / ${short(sum)} = ${short(weights.item(row, column))}`;
-    },
+    work: ({ masked, weights, most, sums }, row, column) =>
+      `exp(${short(masked.item(row, column))} − ${short(most[row])}) / ${short(sums[row])} = ${short(weights.item(row, column))}`,
   },
   {
     name: "Mix the values",
@@ -99,14 +95,15 @@ function products(one, other) {
 
 /**
  * @param {Workings} workings
+ * @param {import("./session.js").Cell | null} held the cell to begin with, counted from the text's beginning
+ * @param {(cell: import("./session.js").Cell) => void} onHold
  * @returns {HTMLElement}
  */
-export function makeSteps(workings) {
+export function makeSteps(workings, held, onHold) {
   /** @type {{map: MapElement, marks: Matrix["marks"]}[]} */
   const maps = [];
   const works = STEPS.map(() => make("p", { class: "work" }));
-  const most = workings.queries.length > 3 ? 3 : 0;
-  let locked = { row: most, column: strongestOf(workings, most) };
+  let locked = (held && placeIn(workings, held)) ?? first(workings);
   const mark = (/** @type {{row: number, column: number}} */ place) => {
     for (const each of maps) each.map.mark(null, markOf(each.marks, place));
     for (const [index, step] of STEPS.entries()) fill(works[index], step.work(workings, place.row, place.column));
@@ -114,7 +111,10 @@ export function makeSteps(workings) {
   const point = (/** @type {Matrix["marks"]} */ marks) => (/** @type {Event} */ event) => {
     const detail = /** @type {CustomEvent} */ (event).detail;
     const place = detail && placeOf(marks, detail, locked, workings);
-    if (event.type === "lock" && place) locked = place;
+    if (event.type === "lock" && place) {
+      locked = place;
+      onHold({ query: workings.view.rows[0] + place.row, key: workings.view.columns[0] + place.column });
+    }
     mark(place ?? locked);
   };
   const cards = STEPS.map((step, index) => {
@@ -141,6 +141,23 @@ export function makeSteps(workings) {
   const steps = make("div", { class: "steps" }, cards);
   mark(locked);
   return steps;
+}
+
+/**
+ * Where a cell is in what is shown, if it is.
+ * @param {Workings} workings
+ * @param {import("./session.js").Cell} cell
+ */
+function placeIn({ view }, { query, key }) {
+  const place = { row: query - view.rows[0], column: key - view.columns[0] };
+  const isThere = place.row >= 0 && query < view.rows[1] && place.column >= 0 && key < view.columns[1];
+  return isThere ? place : null;
+}
+
+/** A query with something before it and after it, and what it looks at. @param {Workings} workings */
+function first(workings) {
+  const row = workings.queries.length > 3 ? 3 : 0;
+  return { row, column: strongestOf(workings, row) };
 }
 
 /**

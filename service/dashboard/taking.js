@@ -1,10 +1,10 @@
 /** What one can take along from a head: a link, the question, the picture, the numbers. */
 
-import { fill, make } from "./dom.js";
+import { make } from "./dom.js";
+import { linkTo, makeCopier } from "./linking.js";
 import { headName } from "./number.js";
 import { partOf } from "./part.js";
 import { toCsv, toHtml, toPng, toSvg } from "./picture.js";
-import { toFragment } from "./recipe.js";
 import { asCurl, asPython } from "./snippets.js";
 
 /** @typedef {import("./session.js").Session} Session */
@@ -14,18 +14,7 @@ import { asCurl, asPython } from "./snippets.js";
  * @returns {HTMLElement}
  */
 export function makeTaking(session) {
-  const said = make("span", { class: "muted", role: "status" });
-  const fallback = make("textarea", { class: "code taking-text", rows: 3, readonly: true, hidden: true, "aria-label": "To copy" });
-  const copy = async (/** @type {string} */ what, /** @type {string} */ text) => {
-    const isCopied = await navigator.clipboard?.writeText(text).then(
-      () => true,
-      () => false,
-    );
-    fill(said, isCopied ? `${what} copied.` : `Copy ${what.toLowerCase()} from here:`);
-    fallback.hidden = Boolean(isCopied);
-    fallback.value = text;
-    if (!isCopied) fallback.select();
-  };
+  const { parts, copy } = makeCopier();
   const button = (/** @type {string} */ name, /** @type {() => void} */ onclick) =>
     make("button", { type: "button", class: "link", onclick }, name);
   const base = () => session.api.base || location.origin;
@@ -37,7 +26,7 @@ export function makeTaking(session) {
     ...(isReached
       ? [
           make("span", { class: "muted" }, "Copy"),
-          button("Link", () => void linkOf(session).then((link) => copy("Link", link))),
+          button("Link", () => void linkTo(session, "look", {}).then((link) => copy("Link", link))),
           button("curl", () => void copy("Command", asCurl(...asked()))),
           button("Python", () => void copy("Program", asPython(...asked()))),
         ]
@@ -49,21 +38,7 @@ export function makeTaking(session) {
     button("HTML", () =>
       save(session, "html", new Blob([toHtml(pictureOf(session), isReached ? asCurl(...asked()) : null)], { type: "text/html" })),
     ),
-    said,
-    fallback,
-  );
-}
-
-/**
- * @param {Session} session
- * @returns {Promise<string>}
- */
-async function linkOf(session) {
-  const { group, layer, head, measure, scale, hidesSpecial } = session.store.state;
-  const page = document.body.dataset.page ?? "look";
-  return (
-    (session.api.base ? `${session.api.base}/` : location.href.split("#")[0]) +
-    (await toFragment({ recipe: recipeOf(session), page, view: { group, layer, head, measure, scale, hidesSpecial } }))
+    parts,
   );
 }
 

@@ -1,15 +1,20 @@
 /** Attention taken apart: what /v1/attend says of a head's own queries, keys and values, or of the caller's. */
 
 import { inputOf } from "./analysis.js";
-import { Problem } from "./api.js";
 import { Tensor } from "./tensor.js";
+import { allOf, held, lengthOf } from "./view.js";
 
-/** The longest text that is taken apart. */
+/** The longest text of which all is shown at once, and how much of a longer one is. */
 const MOST = 512;
+const PART = 96;
+
+/** @typedef {import("./analysis.js").View} View */
 
 /**
- * @typedef {object} Workings every step of one head
+ * @typedef {object} Workings every step of one head, for the queries and keys in view
  * @property {string} title
+ * @property {View} view
+ * @property {[number, number]} lengths of the text: queries and keys that there are
  * @property {Tensor} q [n][d]
  * @property {Tensor} k [m][d]
  * @property {Tensor} v [m][d]
@@ -17,6 +22,8 @@ const MOST = 512;
  * @property {Tensor} scaled [n][m], before the mask
  * @property {Tensor} masked [n][m], −∞ where the query may not look
  * @property {Tensor} weights [n][m]
+ * @property {Float32Array} most [n] largest masked score of a query, over all keys
+ * @property {Float32Array} sums [n] Σ exp(score − most), over all keys
  * @property {Tensor} outputs [n][d]
  * @property {number} scale
  * @property {boolean} hasBias
@@ -34,30 +41,93 @@ const MOST = 512;
 export async function ofHead({ api, store, group }, signal) {
   const { analysis, layer, head } = store.state;
   if (!analysis || !group) throw new Error("there is no head yet");
-  if (Math.max(group.queries.length, group.keys.length) > MOST)
-    throw new Problem({
-      title: "Too long to take apart",
-      detail: `Six maps of more than ${MOST} tokens are more than one can look at; try a shorter text.`,
-      status: 400,
-    });
+  const view = viewOf(store.state, group);
   const { model, input } = inputOf(analysis.recipe);
   const outputs = ["q", "k", "v", "scaled_scores"];
-  const selection = { layers: [layer], heads: [head], weights: "full", diagnostics: "none", outputs, encoding: "base64" };
-  const answer = await api.ask("/v1/analyze", { model, input, ...selection }, signal);
+  const crop = isLong(group) ? { queries: view.rows } : {};
+  const asked = { layers: [layer], heads: [head], ...crop, weights: "full", diagnostics: "none", outputs };
+  const answer = await api.ask("/v1/analyze", { model, input, ...asked, encoding: "base64" }, signal);
   const told = answer.results[0].attention[group.name];
-  const [q, k, v] = [told.q, told.k, told.v].map((encoded) => ({ ...encoded, shape: encoded.shape.slice(2) }));
+  const [allQ, k, v] = [told.q, told.k, told.v].map((each) => Tensor.decode(each).at(0, 0));
+  const q = rowsOf(allQ, view.rows);
   const [scaled, weights] = [Tensor.decode(told.scaled_scores).at(0, 0), Tensor.decode(told.weights).at(0, 0)];
-  const fit = fitScale(dot(Tensor.decode(q), Tensor.decode(k)), scaled, q.shape[1]);
+  const fit = fitScale(dot(q, k), scaled, q.shape[1]);
   const mask = encode(
     "bool",
     scaled.shape,
     Uint8Array.from(scaled.values, (value) => Number(value > Number.NEGATIVE_INFINITY)),
   );
-  const bias = fit.bias ? { bias: encode("float32", scaled.shape, new Uint8Array(fit.bias.buffer)) } : {};
-  const body = { q, k, v, mask, scale: fit.scale, ...bias, encoding: "base64" };
+  const bias = fit.bias ? { bias: encodeTensor(new Tensor(scaled.shape, fit.bias)) } : {};
+  const tensors = { q: encodeTensor(q), k: encodeTensor(k), v: encodeTensor(v) };
+  const body = { ...tensors, mask, scale: fit.scale, ...bias, encoding: "base64" };
   const found = readWorkings(await api.ask("/v1/attend", body, signal), { scale: fit.scale, bias: fit.bias, head: 0 });
   const error = found.weights.values.reduce((most, value, index) => Math.max(most, Math.abs(value - weights.values[index])), 0);
-  return { ...found, title: `Head ${head} of layer ${layer}`, queries: group.queries, keys: group.keys, error };
+  const names = { queries: group.queries.slice(...view.rows), keys: group.keys.slice(...view.columns) };
+  const lengths = /** @type {[number, number]} */ ([group.queries.length, group.keys.length]);
+  return { ...inView(found, view.columns), ...names, title: `Head ${head} of layer ${layer}`, view, lengths, error };
+}
+
+/** @param {import("./analysis.js").Group | null} group */
+export const isLong = (group) => group !== null && Math.max(group.queries.length, group.keys.length) > MOST;
+
+/**
+ * What is taken apart of a text: all of it, or of a long one what is in view, or else what is around the cell that is held.
+ * @param {import("./session.js").State} state
+ * @param {import("./analysis.js").Group} group
+ * @returns {View}
+ */
+function viewOf({ view, locked }, group) {
+  const [queries, keys] = [group.queries.length, group.keys.length];
+  if (!isLong(group)) return allOf(group);
+  const around = (/** @type {[number, number] | undefined} */ range, /** @type {number} */ place, /** @type {number} */ length) =>
+    range && lengthOf(range) <= PART ? range : held(place - PART / 2, Math.min(PART, length), length);
+  return { rows: around(view?.rows, locked?.query ?? 0, queries), columns: around(view?.columns, locked?.key ?? 0, keys) };
+}
+
+/**
+ * Whether what is taken apart has the cell that is held, and nobody has come closer to something else.
+ * @param {Workings} workings
+ * @param {import("./session.js").State} state
+ */
+export function isInPart({ view }, state) {
+  const isCloser = state.view && Math.max(lengthOf(state.view.rows), lengthOf(state.view.columns)) <= PART;
+  const { query, key } = state.locked ?? { query: view.rows[0], key: view.columns[0] };
+  const has = (/** @type {[number, number]} */ [start, stop], /** @type {number} */ place) => place >= start && place < stop;
+  return !isCloser && has(view.rows, query) && has(view.columns, key);
+}
+
+/**
+ * The same with the keys in view alone: what the softmax was over, it still is.
+ * @template {Pick<Workings, "k" | "v" | "scores" | "scaled" | "masked" | "weights">} Found
+ * @param {Found} found
+ * @param {[number, number]} columns
+ * @returns {Found}
+ */
+function inView(found, columns) {
+  const { scores, scaled, masked, weights } = found;
+  const [k, v] = [rowsOf(found.k, columns), rowsOf(found.v, columns)];
+  const cut = Object.entries({ scores, scaled, masked, weights }).map(([name, tensor]) => [name, columnsOf(tensor, columns)]);
+  return { ...found, ...Object.fromEntries(cut), k, v };
+}
+
+/**
+ * @param {Tensor} matrix
+ * @param {[number, number]} range
+ */
+function rowsOf({ shape, values }, [start, stop]) {
+  return new Tensor([stop - start, shape[1]], values.slice(start * shape[1], stop * shape[1]));
+}
+
+/**
+ * @param {Tensor} matrix
+ * @param {[number, number]} range
+ */
+function columnsOf(matrix, [start, stop]) {
+  const [rows, width] = [matrix.shape[0], stop - start];
+  if (width === matrix.shape[1]) return matrix;
+  const values = new Float32Array(rows * width);
+  for (let row = 0; row < rows; row++) values.set(matrix.at(row).values.subarray(start, stop), row * width);
+  return new Tensor([rows, width], values);
 }
 
 /**
@@ -76,7 +146,9 @@ export async function ofTensors(api, body, signal) {
     const names = (/** @type {string} */ letter, /** @type {number} */ count) =>
       Array.from({ length: count }, (_, index) => `${letter}${index}`);
     const [queries, keys] = [names("q", found.q.shape[0]), names("k", found.k.shape[0])];
-    return { ...found, title: `Head ${head}`, queries, keys, error: null };
+    const lengths = /** @type {[number, number]} */ ([queries.length, keys.length]);
+    const view = /** @type {View} */ ({ rows: [0, lengths[0]], columns: [0, lengths[1]] });
+    return { ...found, title: `Head ${head}`, queries, keys, view, lengths, error: null };
   });
 }
 
@@ -91,9 +163,12 @@ function readWorkings(answer, { scale, bias, head }) {
     scores.shape,
     scores.values.map((value, index) => value * scale + (bias?.[index] ?? 0)),
   );
+  const masked = at("scaled_scores");
+  const most = Float32Array.from({ length: masked.shape[0] }, (_, row) => Math.max(...masked.at(row).values));
+  const sums = most.map((largest, row) => masked.at(row).values.reduce((sum, value) => sum + Math.exp(value - largest), 0));
   return {
     ...{ q: at("q"), k: at("k"), v: at("v"), scores, scaled, scale, hasBias: bias !== null },
-    ...{ masked: at("scaled_scores"), weights: at("weights"), outputs: at("head_outputs") },
+    ...{ masked, most, sums, weights: at("weights"), outputs: at("head_outputs") },
   };
 }
 
@@ -145,6 +220,13 @@ function dot(q, k) {
         values[row * columns + column] += q.values[row * width + index] * k.values[column * width + index];
   return new Tensor([rows, columns], values);
 }
+
+/**
+ * @param {Tensor} tensor on memory of its own, or part of another's
+ * @returns {import("./tensor.js").Encoded}
+ */
+const encodeTensor = ({ shape, values }) =>
+  encode("float32", shape, new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
 
 /**
  * @param {string} dtype

@@ -1,11 +1,15 @@
 /** The page of the six steps: of the head that is open, or of numbers that somebody brings. */
 
 import { isAbort, Problem } from "./api.js";
-import { fill, make, makeChanging, makeChoice, makeField, makeSelect } from "./dom.js";
+import { choose, fill, make, makeChanging, makeChoice, makeField, makeSelect } from "./dom.js";
+import { Latest } from "./latest.js";
+import { makeLink } from "./linking.js";
 import { describeProblem } from "./notice.js";
 import { short } from "./number.js";
+import { known } from "./recipe.js";
 import { makeSteps } from "./steps.js";
-import { ofHead, ofTensors } from "./workings.js";
+import { lengthOf } from "./view.js";
+import { isInPart, isLong, ofHead, ofTensors } from "./workings.js";
 
 /** @typedef {import("./session.js").Session} Session */
 
@@ -15,61 +19,118 @@ const EXAMPLES = {
   x: '{\n  "x": [[1, 0, 2, 0], [0, 1, 0, 2], [1, 1, 1, 1]],\n  "num_heads": 2,\n  "seed": 0\n}',
 };
 
+/** @typedef {"head" | "qkv" | "x"} Source */
+
+/** @type {[string, string][]} */
+const SOURCES = [
+  ["head", "The open head"],
+  ["qkv", "My Q, K, V"],
+  ["x", "My embeddings"],
+];
+
+/** The longest numbers that a link keeps, in characters. */
+const MOST_SHARED = 20_000;
+
 /**
  * @param {Session} session
- * @returns {HTMLElement}
+ * @returns {import("./pages.js").Made}
  */
 export function makeWorkshop(session) {
   const [place, problem, note] = [make("div", {}), make("div", { role: "alert" }), make("p", { class: "muted workshop-note" })];
-  let asking = new AbortController();
+  const latest = new Latest();
   /** @param {(signal: AbortSignal) => Promise<import("./workings.js").Workings[]>} compute */
   const show = async (compute) => {
-    asking.abort();
-    asking = new AbortController();
+    fill(problem);
+    fill(note, "Computing …");
     try {
-      heads = await compute(asking.signal);
-      fill(problem);
-      showHead(0);
+      await latest.run(async (signal) => {
+        heads = await compute(signal);
+        showHead(Math.min(wanted.head, heads.length - 1));
+      });
     } catch (error) {
-      if (!isAbort(error)) fill(problem, describeProblem(error, {}));
+      if (isAbort(error)) return;
+      fill(note);
+      fill(problem, describeProblem(error, {}));
     }
   };
   /** @type {import("./workings.js").Workings[]} */
   let heads = [];
+  /** @type {{head: number, cell: import("./session.js").Cell | null}} of one's own tensors, or as a link has it */
+  let wanted = { head: 0, cell: null };
   const pick = makeChanging("Head", (head) => showHead(Number(head)));
   const showHead = (/** @type {number} */ index) => {
     pick.update(
       heads.map((_, head) => [String(head), `Head ${head}`]),
       String(index),
     );
+    wanted = { ...wanted, head: index };
     fill(note, heads.length === 1 && make("b", {}, heads[0].title, " "), describe(heads[index]));
-    fill(place, makeSteps(heads[index]));
+    const isOwn = chosen !== "head";
+    fill(
+      place,
+      makeSteps(heads[index], isOwn ? wanted.cell : session.store.state.locked, (cell) => {
+        if (isOwn) wanted = { ...wanted, cell };
+        else session.store.set({ locked: cell });
+      }),
+    );
   };
   const own = makeOwn(
     (body) => void show((signal) => ofTensors(session.api, body, signal)),
     (told) => fill(problem, describeProblem(told, {})),
   );
-  const showOpen = () => void show(async (signal) => [await ofHead(session, signal)]);
-  const source = makeChoice(
-    "What to take apart",
-    [
-      ["head", "The open head"],
-      ["qkv", "My Q, K, V"],
-      ["x", "My embeddings"],
-    ],
-    "head",
-    (chosen) => {
-      own.element.hidden = chosen === "head";
-      if (chosen === "head") showOpen();
-      else own.offer(EXAMPLES[/** @type {keyof typeof EXAMPLES} */ (chosen)]);
-    },
-  );
-  own.element.hidden = true;
-  const element = make("div", { class: "workshop" }, source, own.element, problem, note, pick, place);
-  session.store.follow(["analysis", "group", "layer", "head"], ({ analysis }) => {
-    if (analysis && own.element.hidden) showOpen();
+  /** What the head was when it was last taken apart: a page that isn't seen asks for nothing. */
+  let shown = "";
+  const showOpen = () => {
+    const { state } = session.store;
+    const { analysis, group, layer, head, view } = state;
+    if (!analysis || chosen !== "head" || !element.isConnected) return;
+    const now = JSON.stringify([analysis.recipe, group, layer, head, isLong(session.group) && view]);
+    if (now === shown && (!isLong(session.group) || heads.every((each) => isInPart(each, state)))) return;
+    shown = now;
+    void show(async (signal) => [await ofHead(session, signal)]);
+  };
+  /** @type {Source} */
+  let chosen = "head";
+  const turnTo = (/** @type {Source} */ source, /** @type {Record<string, any>} */ given = {}) => {
+    chosen = source;
+    shown = "";
+    own.element.hidden = source === "head";
+    if (source === "head") showOpen();
+    else own.offer(given.text ?? EXAMPLES[source], given.mask);
+  };
+  const source = makeChoice("What to take apart", SOURCES, chosen, (value) => {
+    wanted = { head: 0, cell: null };
+    turnTo(/** @type {Source} */ (value));
   });
-  return element;
+  const tell = () => {
+    const numbers = own.state();
+    const isShort = numbers.text.length <= MOST_SHARED;
+    if (chosen === "head" || !isShort)
+      return { state: { source: "head" }, ...(isShort ? {} : { lacks: "your numbers, which are too long for it" }) };
+    return { state: { source: chosen, ...numbers, ...wanted.cell, head: wanted.head } };
+  };
+  own.element.hidden = true;
+  const element = make(
+    "div",
+    { class: "workshop" },
+    source,
+    own.element,
+    problem,
+    note,
+    pick,
+    place,
+    makeLink(session, "steps", tell),
+  );
+  session.store.follow(["analysis", "group", "layer", "head", "view", "locked"], showOpen);
+  const begin = (/** @type {Record<string, unknown> | null} */ state) => {
+    if (!state) return;
+    const given = known(state, { source: "string", text: "string", mask: "string", head: "index", query: "index", key: "index" });
+    wanted = { head: given.head ?? 0, cell: "query" in given && "key" in given ? { query: given.query, key: given.key } : null };
+    const name = given.source in EXAMPLES ? given.source : "head";
+    source.choose(name);
+    turnTo(name, given);
+  };
+  return { element, begin, turn: showOpen };
 }
 
 /**
@@ -101,11 +162,12 @@ function makeOwn(onBody, onProblem) {
     makeField("The body of /v1/attend: q, k, v, or x with num_heads and a seed; anything else it takes, too", field),
     make("div", { class: "own-line" }, makeField("Mask", mask), compute),
   );
-  const offer = (/** @type {string} */ text) => {
+  const offer = (/** @type {string} */ text, masking = mask.value) => {
     field.value = text;
+    choose(mask, masking);
     send();
   };
-  return { element, offer };
+  return { element, offer, state: () => ({ text: field.value, mask: mask.value }) };
 }
 
 /**
@@ -113,8 +175,11 @@ function makeOwn(onBody, onProblem) {
  * @param {import("./workings.js").Workings} workings
  * @returns {string}
  */
-function describe({ error }) {
+function describe({ error, view, lengths }) {
   if (error === null) return "Computed by the service from your own numbers.";
   const closeness = error === 0 ? "exactly" : `within ${short(error)} of`;
-  return `Computed once more from the head’s own Q, K and V: ${closeness} the weights that the model used.`;
+  const [rows, columns] = [view.rows, view.columns].map(([start, stop]) => `${start}–${stop - 1}`);
+  const isPart = lengthOf(view.rows) < lengths[0] || lengthOf(view.columns) < lengths[1];
+  const part = ` Of ${lengths[0].toLocaleString("en")} tokens, queries ${rows} and keys ${columns}: what the map of Look has in view, or holds. The softmax is over all keys.`;
+  return `Computed once more from the head’s own Q, K and V: ${closeness} the weights that the model used.${isPart ? part : ""}`;
 }
