@@ -2,10 +2,26 @@
 export class Latest {
   constructor() {
     this.controller = new AbortController();
+    /** @type {unknown[]} */
+    this.subject = [];
   }
 
   giveUp() {
     this.controller.abort();
+    this.subject = [];
+  }
+
+  /**
+   * Whether work on something would be another than what goes on or was done last.
+   * @param {unknown[]} subject
+   */
+  begins(subject) {
+    const isSame = subject.length === this.subject.length && subject.every((each, index) => each === this.subject[index]);
+    if (!isSame) {
+      this.giveUp();
+      this.subject = subject;
+    }
+    return !isSame;
   }
 
   /**
@@ -13,9 +29,15 @@ export class Latest {
    * @returns {Promise<void>}
    */
   async run(work) {
-    this.giveUp();
-    this.controller = new AbortController();
-    await work(this.controller.signal);
+    this.controller.abort();
+    const controller = new AbortController();
+    this.controller = controller;
+    try {
+      await work(controller.signal);
+    } catch (error) {
+      if (this.controller === controller) this.subject = []; // it may be begun once more
+      throw error;
+    }
   }
 }
 

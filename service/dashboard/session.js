@@ -271,9 +271,9 @@ export class Session {
   async fetchRow() {
     const { analysis, layer, head, locked, map } = this.store.state;
     const group = this.group;
-    this.reading.giveUp();
-    if (!analysis || !group || !map || !locked || this.wholeRow(locked.query)) return;
+    if (!analysis || !group || !map || !locked || this.wholeRow(locked.query)) return this.reading.giveUp();
     const { query } = locked;
+    if (!this.reading.begins([analysis, group, layer, head, query])) return; // another part of the map came: the row is on its way
     await this.fetch(this.reading, async (signal) => {
       await rest(REST_MS, signal);
       const weights = await this.maps.row(analysis, group, { group: group.name, layer, head }, query, signal);

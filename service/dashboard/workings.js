@@ -80,9 +80,17 @@ function viewOf({ view, locked }, group) {
   const [queries, keys] = [group.queries.length, group.keys.length];
   if (!isLong(group)) return allOf(group);
   const around = (/** @type {[number, number] | undefined} */ range, /** @type {number} */ place, /** @type {number} */ length) =>
-    range && lengthOf(range) <= PART ? range : held(place - PART / 2, Math.min(PART, length), length);
+    range && lengthOf(range) <= PART ? range : held(nearestIn(range, place) - PART / 2, Math.min(PART, length), length);
   return { rows: around(view?.rows, locked?.query ?? 0, queries), columns: around(view?.columns, locked?.key ?? 0, keys) };
 }
+
+/**
+ * A place, or the middle of the range that it isn't in.
+ * @param {[number, number] | undefined} range
+ * @param {number} place
+ */
+const nearestIn = (range, place) =>
+  range && (place < range[0] || place >= range[1]) ? Math.floor((range[0] + range[1]) / 2) : place;
 
 /**
  * Whether what is taken apart has the cell that is held, and nobody has come closer to something else.

@@ -14,6 +14,7 @@ import kqv
 
 TOKENS = 4096
 TEXT = "the cat sat on a mat and the dog ran to it "
+WORDS = TEXT.split()
 
 FRAME_MS = 16
 """For the page's own work when the pointer goes to another cell: the median stays under it."""
@@ -86,13 +87,70 @@ def test_4096_tokens_are_seen_in_tiles_and_closer_in_crops(page: Page, large: st
     page.wait_for_timeout(300)
     page.locator(".map-stage").dblclick(position={"x": 200, "y": 200})
     expect(page.locator("kqv-map canvas")).to_have_attribute("width", "256", timeout=20_000)
-    rows, columns = page.locator(".map-zoom .figure").inner_text().removeprefix("queries ").split(", keys ")
-    crop = {name: [int(end) for end in text.split("–")] for name, text in (("queries", rows), ("keys", columns))}
-    weights = weights_of(large, TOKENS, **{name: [start, last + 1] for name, (start, last) in crop.items()})
+    crop = view_of(page)
+    weights = weights_of(large, TOKENS, **crop)
     assert (np.abs(pixels_of(page.locator("kqv-map canvas"))[..., :3].astype(int) - colors_of(weights)) <= 4).all()
+    box = page.locator(".map-stage").bounding_box()
+    assert box is not None
+    page.locator(".map-stage").click(position={"x": 5, "y": 7.5 * box["height"] / 256})
+    query = crop["queries"][0] + 7
+    expect(page.locator(".row-scope")).to_contain_text(f"The strongest of all 4,096 keys for “{WORDS[(query - 1) % len(WORDS)]}” ({query})")
+    row = weights_of(large, TOKENS, queries=[query, query + 1])[0]
+    expect(page.locator(".row-key .figure").first).to_have_text(f"{row.max():.4f}")
+    take_apart(page, query)
     page.get_by_role("button", name="Further").click()
     page.get_by_role("button", name="Further").click()
     expect(page.locator("kqv-map canvas")).to_have_attribute("width", "512", timeout=20_000)
+
+
+def view_of(page: Page) -> dict[str, list[int]]:
+    """What is in view, as half-open crops."""
+    rows, columns = page.locator(".map-zoom .figure").inner_text().split(";")[0].removeprefix("queries ").split(", keys ")
+    ranges = {"queries": rows, "keys": columns}
+    return {name: [int(text.split("–")[0]), int(text.split("–")[1]) + 1] for name, text in ranges.items()}
+
+
+def test_a_map_is_dragged_and_zoomed_by_pointer_and_by_keys(page: Page, large: str) -> None:
+    read(page, 300)
+    page.get_by_label("H0:").first.click()
+    page.wait_for_function("() => !document.querySelector('.map-waiting').textContent")
+    stage = page.locator(".map-stage")
+    box = stage.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.wheel(0, -200)
+    assert page.locator(".map-zoom .figure").inner_text() == "queries 0–299, keys 0–299"  # the wheel alone is the page's
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 50)  # where it is now
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -240)
+    page.keyboard.up("Control")
+    canvas = page.locator("kqv-map canvas")
+    expect(canvas).to_have_attribute("width", "110")  # 300 / e
+    before = view_of(page)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2 - 100, box["y"] + 20, steps=5)
+    page.mouse.up()
+    after = view_of(page)
+    moved = round(100 / box["width"] * 110)
+    assert abs(after["keys"][0] - before["keys"][0] - moved) <= 1 and after["queries"][0] > before["queries"][0]
+    assert (np.abs(pixels_of(canvas)[..., :3].astype(int) - colors_of(weights_of(large, 300, **after))) <= 4).all()
+    stage.focus()
+    for _ in range(40):
+        page.keyboard.press("Shift+ArrowRight")
+    assert view_of(page)["keys"][1] == 300  # arrows move on beyond the edge
+    page.keyboard.press("+")
+    expect(canvas).to_have_attribute("width", "32")
+    page.keyboard.press("0")
+    expect(canvas).to_have_attribute("width", "300")
+
+
+def take_apart(page: Page, query: int) -> None:
+    """Six steps of what is in view, whose softmax is over all keys."""
+    page.get_by_role("button", name="Step by step").click()
+    expect(page.locator(".workshop-note")).to_contain_text("Of 4,096 tokens, queries", timeout=20_000)
+    expect(page.locator(".workshop-note")).to_contain_text("within")
+    expect(page.locator(".step").nth(4).locator(".work")).to_contain_text("exp(")
+    page.get_by_role("button", name="Look").click()
 
 
 FIRST_PICTURE_MS = 1000

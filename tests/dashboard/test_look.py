@@ -125,6 +125,32 @@ def test_heads_are_found_by_name_and_by_value(page: Page) -> None:
     assert shown == sorted(shown)
 
 
+def measure_of(server: str, name: str) -> np.ndarray:
+    body = {"model": "minilm", "input": CAT, "diagnostics": [name], "weights": "none", "outputs": []}
+    [result] = httpx.post(f"{server}/v1/analyze", json=body).json()["results"]
+    return np.array(result["attention"]["encoder"]["diagnostics"][name])
+
+
+def test_measures_that_come_by_name_only_are_asked_for(page: Page, server: str) -> None:
+    page.get_by_role("button", name="Strongest sink").click()
+    strongest = measure_of(server, "max_received")
+    expect(page.get_by_label(re.compile("^L2 H3: strongest sink"))).to_have_attribute(
+        "aria-label", f"L2 H3: strongest sink {strongest[2, 3]:.4f}"
+    )
+    page.get_by_role("button", name="Distinctness").click()
+    apart = measure_of(server, "similarity")
+    expect(page.locator(".ranking-row .figure").first).to_have_text(f"{(apart.sum(2) / 11).max():.4f}")
+    open_head(page, 0, 3)
+    map_ = page.locator(".pairs kqv-map")
+    found = pixels_of(map_.locator("canvas"))[..., :3].astype(int)
+    assert (np.abs(found - colors_of(apart[0] / np.log(2))) <= 2).all()  # the ends of both are rounded apart
+    map_.locator(".map-stage").focus()
+    for key in ("ArrowDown", "ArrowRight", "ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    expect(page.locator(".pairs-said")).to_contain_text(re.compile(r"L0 H1 and L0 H\d+ are 0\.\d{4} apart"))
+    expect(page.get_by_role("heading", name="Head L0 H1")).to_be_visible()
+
+
 def test_encoder_decoder_and_cross_are_shown_apart(page: Page, server: str, choose: Callable[[str], None]) -> None:
     choose("mini-t5")
     page.get_by_role("button", name="Cross").click()

@@ -1,15 +1,20 @@
 """What one takes along: links, commands, pictures and numbers."""
 
+import base64
 import csv
 import io
 import json
 import re
 import subprocess
 import sys
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 from browsing import Watched, colors_of
 from PIL import Image
 from playwright.sync_api import BrowserContext, Page, expect
@@ -23,10 +28,10 @@ def weights_of(server: str, layer: int = 0, head: int = 2) -> np.ndarray:
     return np.array(result["attention"]["encoder"]["weights"])[0, 0]
 
 
-def copied(page: Page, name: str) -> str:
+def copied(page: Page, name: str, said: str = "copied") -> str:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name=name, exact=True).click()
-    expect(page.locator(".taking [role=status]")).to_contain_text("copied")
+    expect(page.locator(":is(.taking, .linking) [role=status]")).to_contain_text(said)
     text: str = page.evaluate("navigator.clipboard.readText()")
     return text
 
@@ -68,6 +73,94 @@ def test_a_cut_or_changed_link_says_so(watched: Watched) -> None:
         watched.page.goto(broken)
         expect(watched.page.locator(".notice")).to_contain_text("This link was cut short or changed")
         expect(watched.page.locator("kqv-heads canvas").first).to_be_visible()  # with the example in its place
+
+
+@pytest.fixture
+def reader(context: BrowserContext, server: str) -> Iterator[Page]:
+    """Somebody else's page, which opens a link."""
+    watched = Watched(context.new_page(), server).look_out()
+    yield watched.page
+    assert watched.complaints == []
+
+
+def turn(page: Page, name: str) -> None:
+    page.get_by_role("navigation").get_by_role("button", name=name).click()
+
+
+def test_a_link_keeps_both_sides_of_a_comparison(page: Page, reader: Page) -> None:
+    turn(page, "Compare")
+    page.get_by_role("button", name="Dense and Linformer").click()
+    side = page.get_by_label("Side B")
+    side.get_by_label("Rank").fill("3")
+    side.get_by_label("Text").fill("A dog sat on the mat.")
+    side.get_by_label("Head").select_option("L1 H8")
+    page.get_by_role("button", name="√", exact=True).click()
+    page.get_by_label("Side A").locator(".map-stage").click(position={"x": 5, "y": 5})
+    expect(page.locator(".side .readout")).to_contain_text("[CLS] → [CLS]")
+    reader.goto(copied(page, "Copy link"))
+    side = reader.get_by_label("Side B")
+    expect(side.get_by_label("Text")).to_have_value("A dog sat on the mat.")
+    expect(side.get_by_label("Attention")).to_have_value("linformer")
+    expect(side.get_by_label("Rank")).to_have_value("3")
+    expect(side.get_by_label("Head").locator(":checked")).to_have_text("L1 H8")
+    expect(reader.get_by_label("Side A").get_by_label("Attention")).to_have_value("dense")
+    expect(reader.get_by_role("button", name="Dense and Linformer")).to_have_attribute("aria-pressed", "true")
+    expect(reader.get_by_role("button", name="√", exact=True)).to_have_attribute("aria-pressed", "true")
+    expect(reader.locator(".side .readout")).to_contain_text("[CLS] → [CLS]")
+
+
+def test_a_link_keeps_what_is_written_and_the_step_one_looks_at(page: Page, reader: Page) -> None:
+    turn(page, "Generate")
+    page.get_by_label("Begin with").fill("The dog")
+    page.get_by_label("New tokens").fill("9")
+    page.get_by_role("button", name="Write").click()
+    expect(page.locator(".timeline .readout")).to_contain_text("so many")
+    page.get_by_role("button", name="H2", exact=True).click()
+    scrub = page.get_by_label("Step", exact=True)
+    scrub.focus()
+    scrub.press("Home")
+    scrub.press("ArrowRight")
+    said = page.locator(".timeline .readout").inner_text()
+    reader.goto(copied(page, "Copy link"))
+    expect(reader.get_by_label("Step", exact=True)).to_have_attribute("max", "8")
+    expect(reader.locator(".timeline .readout")).to_have_text(said)
+    expect(reader.get_by_role("button", name="H2", exact=True)).to_have_attribute("aria-pressed", "true")
+
+
+def test_a_link_keeps_numbers_of_one_s_own_unless_they_are_too_long(page: Page, reader: Page) -> None:
+    turn(page, "Step by step")
+    page.get_by_role("button", name="My embeddings").click()
+    page.locator(".own textarea").fill('{"x": [[1, 0], [0, 1], [1, 1]], "num_heads": 2, "seed": 3}')
+    page.get_by_role("button", name="Compute").click()
+    page.get_by_role("button", name="Head 1").click()
+    scores = page.locator(".step").nth(1)
+    scores.locator(".map-stage").click(position={"x": 5, "y": 5})
+    said = scores.locator(".work").inner_text()
+    reader.goto(copied(page, "Copy link"))
+    expect(reader.get_by_role("button", name="Head 1")).to_have_attribute("aria-pressed", "true")
+    expect(reader.locator(".step").nth(1).locator(".work")).to_have_text(said)
+    page.locator(".own textarea").fill(json.dumps({"x": [[1.5] * 64] * 64, "num_heads": 2}))
+    assert len(copied(page, "Copy link", "Link without your numbers")) < 2000
+
+
+def test_a_link_made_by_hand_is_taken_field_by_field(server: str, reader: Page) -> None:
+    shared: dict[str, Any] = {
+        "recipe": {"model": "mini-gpt", "text": "one two", "attention": "no object"},
+        "page": "generate",
+        "view": {"layer": -1, "head": 1.5, "scale": "steep", "locked": {"query": "0"}, "view": {"rows": [3, 1], "columns": None}},
+        "state": {"model": "mini-gpt", "prompt": 7, "count": -3, "group": "encoder", "head": 99, "goal": "last"},
+    }
+    for page, state in {
+        "generate": shared["state"],
+        "compare": {"a": 1, "b": []},
+        "steps": {"source": "constructor"},
+        "x": 1,
+    }.items():
+        bytes_ = zlib.compress(json.dumps(shared | {"page": page, "state": state}).encode())
+        reader.goto("about:blank")
+        reader.goto(f"{server}/#look1={base64.urlsafe_b64encode(bytes_).decode().rstrip('=')}")
+        expect(reader.locator("kqv-map canvas").first).to_be_visible()
+        expect(reader.locator(".notice")).to_have_count(0)
 
 
 def test_the_command_and_the_program_find_the_same_weights(page: Page, server: str) -> None:

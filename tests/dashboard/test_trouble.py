@@ -112,6 +112,40 @@ def test_forced_colours_keep_the_data_s(context: BrowserContext, watched: Watche
     assert color == "rgb(253, 231, 37)"
 
 
+def test_a_theme_is_chosen_and_kept_in_this_browser_alone(watched: Watched) -> None:
+    page = watched.open()
+    dark = page.get_by_role("group", name="Theme").get_by_role("button", name="Dark")
+    dark.focus()
+    page.keyboard.press("Enter")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(paper) == "rgb(18, 18, 21)"
+    page.reload(wait_until="commit")
+    page.wait_for_selector("body")
+    assert page.evaluate(paper) == "rgb(18, 18, 21)"  # before any module has run
+    expect(dark).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("group", name="Theme").get_by_role("button", name="System").click()
+    assert page.evaluate(paper) == "rgb(250, 249, 247)"
+    assert page.evaluate("localStorage.length") == 0 and page.context.cookies() == []
+
+
+def asked_for_metrics(watched: Watched) -> int:
+    return sum(url.endswith("/metrics") for url in watched.requests)
+
+
+def test_the_strip_leaves_the_service_alone_while_nobody_is_there(watched: Watched) -> None:
+    watched.page.clock.install()
+    page = watched.open()
+    page.clock.run_for(20_000)
+    assert asked_for_metrics(watched) >= 3
+    page.clock.run_for(60_000)
+    asleep = asked_for_metrics(watched)
+    page.clock.run_for(60_000)
+    assert asked_for_metrics(watched) == asleep
+    page.mouse.move(200, 200)
+    page.clock.run_for(1000)
+    assert asked_for_metrics(watched) == asleep + 1
+
+
 def test_reduced_motion_moves_nothing(watched: Watched) -> None:
     watched.page.emulate_media(reduced_motion="reduce")
     page = watched.open()
