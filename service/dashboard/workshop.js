@@ -126,7 +126,7 @@ export function makeWorkshop(session) {
     if (!state) return;
     const given = known(state, { source: "string", text: "string", mask: "string", head: "index", query: "index", key: "index" });
     wanted = { head: given.head ?? 0, cell: "query" in given && "key" in given ? { query: given.query, key: given.key } : null };
-    const name = given.source in EXAMPLES ? given.source : "head";
+    const name = Object.hasOwn(EXAMPLES, given.source) ? given.source : "head";
     source.choose(name);
     turnTo(name, given);
   };
