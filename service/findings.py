@@ -39,6 +39,8 @@ class Findings:
 
     def answer(self, body: Mapping[str, Any]) -> bytes:
         """The JSON of an answer. Raises `InputError` for what wasn't kept."""
+        if body["weights"] == "none":
+            raise InputError(f"this analysis doesn't have {', '.join(body['diagnostics'])} as the views show it; a server does")
         if "layers" not in body:
             groups = {name: overview_fields(look, int(body["pool"])) for name, look in self._looks.items()}
         else:

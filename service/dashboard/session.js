@@ -285,7 +285,7 @@ export class Session {
   async fetchMeasure() {
     const { analysis, measure, asked } = this.store.state;
     this.measuring.giveUp();
-    if (!analysis || !measureOf(measure).isByName || measure in asked) return;
+    if (!analysis || !measureOf(measure).isByName || measure in asked || this.group?.measures[measure]) return;
     await this.fetch(this.measuring, async (signal) => {
       const answer = await this.api.ask("/v1/analyze", measureBody(analysis.recipe, measure), signal);
       this.store.set({ asked: { ...this.store.state.asked, [measure]: readMeasure(answer, measure) } });
