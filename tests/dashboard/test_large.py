@@ -94,7 +94,9 @@ def test_4096_tokens_are_seen_in_tiles_and_closer_in_crops(page: Page, large: st
     assert box is not None
     page.locator(".map-stage").click(position={"x": 5, "y": 7.5 * box["height"] / 256})
     query = crop["queries"][0] + 7
-    expect(page.locator(".row-scope")).to_contain_text(f"The strongest of all 4,096 keys for “{WORDS[(query - 1) % len(WORDS)]}” ({query})")
+    expect(page.locator(".row-scope")).to_contain_text(
+        f"The strongest of all 4,096 keys for “{WORDS[(query - 1) % len(WORDS)]}” ({query})"
+    )
     row = weights_of(large, TOKENS, queries=[query, query + 1])[0]
     expect(page.locator(".row-key .figure").first).to_have_text(f"{row.max():.4f}")
     take_apart(page, query)
