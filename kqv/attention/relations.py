@@ -39,21 +39,16 @@ class Tokens:
 
         What there is none of is −1 before, and past the end after. Of tokens b a b b, the last has 2, 4 and 1.
         """
-        before, after, follower = [-1] * self.queries, [self.keys] * self.queries, [-1] * self.queries
-        if self.knows("duplicate"):
-            assert self.ids is not None
-            last: dict[int, tuple[int, int]] = {}
-            for place, token in enumerate(self.ids.tolist()):
-                latest, former = last.get(token, (-1, -1))
-                query = place - self.read
-                if query >= 0:
-                    before[query] = latest
-                    found = latest if latest < place - 1 else former
-                    follower[query] = found + 1 if found >= 0 else -1
-                if latest >= self.read:
-                    after[latest - self.read] = place
-                last[token] = place, latest
-        return torch.tensor(before), torch.tensor(after), torch.tensor(follower)
+        if self.ids is None or not self.knows("duplicate"):
+            return torch.full((self.queries,), -1), torch.full((self.queries,), self.keys), torch.full((self.queries,), -1)
+        before, after = torch.full((self.keys,), -1), torch.full((self.keys,), self.keys)
+        ids, places = self.ids.cpu().sort(stable=True)  # each token's places side by side, in order
+        again = ids[1:] == ids[:-1]
+        before[places[1:][again]], after[places[:-1][again]] = places[:-1][again], places[1:][again]
+        # The key after the one before is the query itself, where the two are neighbours.
+        found = torch.where(before == torch.arange(self.keys) - 1, before[before], before)
+        follower = torch.where((before >= 0) & (found >= 0), found + 1, -1)
+        return before[self.read :], after[self.read :], follower[self.read :]
 
     @cached_property
     def has_special(self) -> bool:

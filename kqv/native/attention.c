@@ -35,15 +35,16 @@ INLINE void see(Lanes *lanes, const Keys *keys, const Call *call, const Sequence
     score_tile(lanes, keys->keys, count, call->width, vectors);
     if (partial || lanes->bias[0] || lanes->table[0])
         bias_and_mask(lanes, sequence, keys->first, count, partial, vectors);
-    for (int j = count; j % GROUP; j++)
+    for (int j = count; j % STRETCH; j++)
         for (int c = 0; c < vectors; c++)
             lanes->tile[j][c] = spread(NOTHING);
     if (statistics)
-        note_scores(lanes, keys->first, count);
-    rescale(lanes, count, call->width, vectors, statistics);
+        note_scores(lanes, keys->first, count, vectors);
+    rescale(lanes, keys->first, count, call->width, vectors, statistics);
     const int masked = partial || count % GROUP || lanes->table[0];
     exponentiate_by(lanes, keys, masked, side_of(lanes, keys, sequence), vectors, statistics);
     if (statistics) {
+        relate(lanes, keys, vectors);
         if (partial || lanes->table[0])
             certify(lanes, sequence, keys->first, count, vectors);
         for (int j = 0; j < count; j++)
@@ -109,8 +110,11 @@ static void finish(const Lanes *lanes, const Call *call, const Sequence *sequenc
         Vector planes[NUM_PLANES];
         summarize(lanes, sequence, c, planes);
         for (int plane = 0; plane < NUM_PLANES; plane++)
-            for (int own = 0; own < used; own++)
-                places[own][plane * next] = planes[plane][own];
+            if (lanes->neighbours && used == WIDTH)
+                store(places[0] + plane * next, planes[plane]);
+            else
+                for (int own = 0; own < used; own++)
+                    places[own][plane * next] = planes[plane][own];
     }
 }
 

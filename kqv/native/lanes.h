@@ -3,10 +3,12 @@
 #ifndef KQV_LANES_H
 #define KQV_LANES_H
 
+#include <string.h>
+
 #include "call.h"
 #include "vector.h"
 
-enum { VECTORS = 4, LANES = VECTORS * WIDTH, KEYS = 96, WIDEST = 256, GROUP = 8 };
+enum { VECTORS = 4, LANES = VECTORS * WIDTH, KEYS = 96, WIDEST = 256, GROUP = 8, STRETCH = 4 * GROUP, KNOWN = 4096 };
 
 static const float LOG2E = 1.44269504088896341f, LN2 = 0.693147180559945309f;
 static const float NOTHING = -1e30f, HIDDEN = -1e29f; /* a masked score, and what such scores lie under */
@@ -18,11 +20,12 @@ typedef struct {
     Vector tile[KEYS][VECTORS];     /* scores, then e = exp(score − maximum) */
     Vector maximum[VECTORS], total[VECTORS], weighted[VECTORS], squares[VECTORS]; /* Σe, Σe·(score − maximum), Σe² */
     Vector distance[VECTORS], special[VECTORS], duplicate[VECTORS], induction[VECTORS], row_sum[VECTORS], forbidden[VECTORS];
-    Vector top[VECTORS][GROUP];     /* the largest e, in order */
+    Vector top[VECTORS][GROUP];     /* the largest scores, in order */
     Vector self[VECTORS], previous[VECTORS], next[VECTORS], first[VECTORS]; /* scores */
     Vector place[VECTORS];          /* of the query among the keys */
     Integers low[VECTORS], high[VECTORS], id[VECTORS];
     const float *bias[LANES], *table[LANES];
+    uint64_t known[KNOWN / 64]; /* a bit for each rest of a token divided by KNOWN: whether a lane has one that leaves it */
     int count, neighbours; /* lanes in use; whether neighbouring lanes are neighbouring queries of one head */
     int lowest, highest, full_from, full_to; /* keys that some lane sees, and that all do */
 } Lanes;
@@ -31,7 +34,7 @@ typedef struct {
 typedef struct {
     int first, count;
     float keys[KEYS * WIDEST], values[KEYS * WIDEST]; /* side by side: where they come from, they would evict each other from the cache */
-    int32_t ids[KEYS], before[KEYS]; /* each key's token, and that of the key before it; −1 for none */
+    uint32_t tokens[1 + KEYS]; /* of the key before the first, and of each */
     float special[KEYS];
     float steps[GROUP + KEYS]; /* −GROUP, −GROUP + 1, …, KEYS − 1 */
 } Keys;
@@ -60,6 +63,9 @@ static void begin(Lanes *lanes, const Call *call, const Sequence *sequence, int6
     const int64_t shared = call->heads / call->key_heads;
     const int used = (count + WIDTH - 1) / WIDTH;
     const int offset = sequence->same ? (int)(sequence->num_keys - sequence->num_queries) : 0;
+    const int knows = call->quantities && sequence->ids && sequence->same;
+    if (call->quantities)
+        memset(lanes->known, 0, sizeof lanes->known);
     lanes->count = count, lanes->neighbours = shared == 1;
     lanes->lowest = lanes->full_to = INT32_MAX, lanes->highest = lanes->full_from = 0;
     const float *queries[WIDTH];
@@ -73,7 +79,11 @@ static void begin(Lanes *lanes, const Call *call, const Sequence *sequence, int6
         lanes->bias[lane] = call->bias ? call->bias + head * call->bias_length + query + offset + call->bias_zero : NULL;
         lanes->table[lane] = sequence->table ? sequence->table + head * sequence->table_stride + query : NULL;
         lanes->place[c][own] = (float)(query + offset);
-        lanes->id[c][own] = sequence->ids && sequence->same ? sequence->ids[query + offset] : -2;
+        if (knows) {
+            const uint32_t token = (uint32_t)sequence->ids[query + offset];
+            lanes->id[c][own] = (int32_t)token;
+            lanes->known[token % KNOWN / 64] |= 1ull << token % 64;
+        }
         const int low = call->low[token], high = call->high[token];
         lanes->low[c][own] = low, lanes->high[c][own] = high;
         if (low < high) {
@@ -89,11 +99,14 @@ static void begin(Lanes *lanes, const Call *call, const Sequence *sequence, int6
         lanes->total[c] = lanes->weighted[c] = lanes->squares[c] = lanes->distance[c] = lanes->special[c] = zero;
         lanes->duplicate[c] = lanes->induction[c] = lanes->row_sum[c] = lanes->forbidden[c] = zero;
         for (int k = 0; k < GROUP; k++)
-            lanes->top[c][k] = zero;
+            lanes->top[c][k] = nothing;
         for (int64_t e = 0; e < call->width; e++)
             lanes->output[e][c] = zero;
     }
 }
+
+/* Whether a lane may have the token; for a few of those that none has it says so too. */
+INLINE int may_know(const Lanes *lanes, uint32_t token) { return lanes->known[token % KNOWN / 64] >> token % 64 & 1; }
 
 /* memcpy, for a few vectors at most. */
 INLINE void copy(float *to, const float *from, int64_t width)
@@ -117,12 +130,10 @@ static void read_keys(Keys *keys, const Call *call, const Sequence *sequence, in
     }
     for (int j = 0; call->quantities && j < GROUP + KEYS; j++)
         keys->steps[j] = (float)(j - GROUP);
-    for (int j = 0; call->quantities && j < KEYS; j++) {
-        const int key = first + j, known = sequence->ids && j < count;
-        keys->ids[j] = known ? sequence->ids[key] : -1;
-        keys->before[j] = known && key > 0 ? sequence->ids[key - 1] : -1;
-        keys->special[j] = sequence->special && j < count ? sequence->special[key] : 0;
-    }
+    for (int j = 0; call->quantities && j < KEYS; j++)
+        keys->special[j] = sequence->special && j < count ? sequence->special[first + j] : 0;
+    for (int j = 0; call->quantities && j <= count; j++)
+        keys->tokens[j] = sequence->ids && first + j > 0 ? (uint32_t)sequence->ids[first + j - 1] : UINT32_MAX;
 }
 
 #endif

@@ -7,9 +7,14 @@
 
 #include "lanes.h"
 
-/* Note the scores of single keys: the query itself, its neighbours, the first key. */
-static void note_scores(Lanes *lanes, int base, int count)
+/* Note the scores of single keys: the first, the query itself, its neighbours. */
+INLINE void note_scores(Lanes *lanes, int base, int count, const int vectors)
 {
+    for (int c = 0; c < vectors && base == 0; c++)
+        lanes->first[c] = lanes->tile[0][c];
+    const int last = lanes->count - 1;
+    if (base > (int)lanes->place[last / WIDTH][last % WIDTH] + 1 || base + count < (int)lanes->place[0][0])
+        return;
     for (int lane = 0; lane < lanes->count; lane++) {
         const int c = lane / WIDTH, own = lane % WIDTH, itself = (int)lanes->place[c][own] - base;
         if (itself >= 0 && itself < count)
@@ -18,18 +23,116 @@ static void note_scores(Lanes *lanes, int base, int count)
             lanes->previous[c][own] = lanes->tile[itself - 1][c][own];
         if (itself + 1 >= 0 && itself + 1 < count)
             lanes->next[c][own] = lanes->tile[itself + 1][c][own];
-        if (base == 0)
-            lanes->first[c][own] = lanes->tile[0][c][own];
+    }
+}
+
+INLINE void order(Vector *a, Vector *b)
+{
+    Vector larger = greater(*a, *b);
+    *b = smaller(*a, *b);
+    *a = larger;
+}
+
+/* Keep the GROUP largest of the `top` and of a group of further numbers: sort those, merge (Batcher, 1968). */
+INLINE void keep_top(Vector top[GROUP], Vector group[GROUP])
+{
+    static const int8_t sort[19][2] = {{0, 1}, {2, 3}, {4, 5}, {6, 7}, {0, 2}, {1, 3}, {4, 6}, {5, 7}, {1, 2}, {5, 6},
+                                       {0, 4}, {3, 7}, {1, 5}, {2, 6}, {1, 4}, {3, 6}, {2, 4}, {3, 5}, {3, 4}};
+    static const int8_t merge[12][2] = {{0, 4}, {1, 5}, {2, 6}, {3, 7}, {0, 2}, {1, 3}, {4, 6}, {5, 7}, {0, 1}, {2, 3}, {4, 5}, {6, 7}};
+    Vector largest = group[0];
+    for (int k = 1; k < GROUP; k++)
+        largest = greater(largest, group[k]);
+    if (!any_greater(largest, top[GROUP - 1]))
+        return;
+#pragma GCC unroll 19
+    for (int k = 0; k < 19; k++)
+        order(&group[sort[k][0]], &group[sort[k][1]]);
+#pragma GCC unroll 8
+    for (int k = 0; k < GROUP; k++)
+        top[k] = greater(top[k], group[GROUP - 1 - k]);
+#pragma GCC unroll 12
+    for (int k = 0; k < 12; k++)
+        order(&top[merge[k][0]], &top[merge[k][1]]);
+}
+
+/* The same for one further number, which may not be among them. */
+INLINE void keep_one(Vector top[GROUP], Vector number)
+{
+    if (!any_greater(number, top[GROUP - 1]))
+        return;
+#pragma GCC unroll 8
+    for (int k = GROUP - 1; k > 0; k--)
+        top[k] = greater(top[k], smaller(top[k - 1], number));
+    top[0] = greater(top[0], number);
+}
+
+/* Four keys' scores, in order. */
+INLINE void read_four(Vector four[4], const Lanes *lanes, int j, int c)
+{
+    for (int k = 0; k < 4; k++)
+        four[k] = lanes->tile[j + k][c];
+    order(&four[0], &four[1]);
+    order(&four[2], &four[3]);
+    order(&four[0], &four[2]);
+    order(&four[1], &four[3]);
+    order(&four[1], &four[2]);
+}
+
+/* The same for all scores of a tile, four at a time: the fours' largest are sorted and merged, then their second largest; what is
+   below those is hardly ever among the largest. */
+INLINE void keep_leaders(Vector top[GROUP], const Lanes *lanes, int count, int c)
+{
+    Vector leaders[GROUP], seconds[KEYS / STRETCH][GROUP], thirds[KEYS / STRETCH], four[4];
+    for (int start = 0; start < count; start += STRETCH) {
+        Vector third = spread(NOTHING);
+#pragma GCC unroll 8
+        for (int k = 0; k < GROUP; k++) {
+            read_four(four, lanes, start + 4 * k, c);
+            leaders[k] = four[0], seconds[start / STRETCH][k] = four[1];
+            third = greater(third, four[2]);
+        }
+        thirds[start / STRETCH] = third;
+        keep_top(top, leaders);
+    }
+    for (int start = 0; start < count; start += STRETCH)
+        keep_top(top, seconds[start / STRETCH]);
+    for (int start = 0; start < count; start += STRETCH)
+        for (int k = 0; k < GROUP && any_greater(thirds[start / STRETCH], top[GROUP - 1]); k++) {
+            read_four(four, lanes, start + 4 * k, c);
+            keep_one(top, four[2]);
+            keep_one(top, four[3]);
+        }
+}
+
+/* Keep the largest scores of a tile. Of the first few keys nearly all are among the largest, whichever lead. */
+INLINE void keep_largest(Lanes *lanes, int base, int count, const int vectors)
+{
+    for (int c = 0; c < vectors; c++) {
+        Vector top[GROUP], group[GROUP];
+        for (int k = 0; k < GROUP; k++)
+            top[k] = lanes->top[c][k];
+        if (base + count - lanes->lowest >= 2 * STRETCH)
+            keep_leaders(top, lanes, count, c);
+        else
+            for (int start = 0; start < count; start += GROUP) {
+                for (int k = 0; k < GROUP; k++)
+                    group[k] = lanes->tile[start + k][c];
+                keep_top(top, group);
+            }
+        for (int k = 0; k < GROUP; k++)
+            lanes->top[c][k] = top[k];
     }
 }
 
 /* Take the larger of the tile's and the former maxima, and rescale what there is to it. */
-INLINE void rescale(Lanes *lanes, int count, int64_t width, const int vectors, const int statistics)
+INLINE void rescale(Lanes *lanes, int base, int count, int64_t width, const int vectors, const int statistics)
 {
     Vector maximum[VECTORS];
+    if (statistics)
+        keep_largest(lanes, base, count, vectors);
     for (int c = 0; c < vectors; c++)
-        maximum[c] = lanes->maximum[c];
-    for (int j = 0; j < count; j++)
+        maximum[c] = statistics ? lanes->top[c][0] : lanes->maximum[c];
+    for (int j = 0; j < count && !statistics; j++)
         for (int c = 0; c < vectors; c++)
             maximum[c] = greater(maximum[c], lanes->tile[j][c]);
     for (int c = 0; c < vectors; c++) {
@@ -47,42 +150,11 @@ INLINE void rescale(Lanes *lanes, int count, int64_t width, const int vectors, c
             lanes->induction[c] *= factor;
             lanes->row_sum[c] *= factor;
             lanes->forbidden[c] *= factor;
-            for (int k = 0; k < GROUP; k++)
-                lanes->top[c][k] *= factor;
         }
         lanes->total[c] *= factor;
         for (int64_t e = 0; e < width; e++)
             lanes->output[e][c] *= factor;
     }
-}
-
-INLINE void order(Vector *a, Vector *b)
-{
-    Vector larger = greater(*a, *b);
-    *b = smaller(*a, *b);
-    *a = larger;
-}
-
-/* Keep the GROUP largest of the `top` and of a group of further numbers: sort those, merge (Batcher, 1968). */
-INLINE void keep_top(Vector top[GROUP], Vector e[GROUP])
-{
-    static const int8_t sort[19][2] = {{0, 1}, {2, 3}, {4, 5}, {6, 7}, {0, 2}, {1, 3}, {4, 6}, {5, 7}, {1, 2}, {5, 6},
-                                       {0, 4}, {3, 7}, {1, 5}, {2, 6}, {1, 4}, {3, 6}, {2, 4}, {3, 5}, {3, 4}};
-    static const int8_t merge[12][2] = {{0, 4}, {1, 5}, {2, 6}, {3, 7}, {0, 2}, {1, 3}, {4, 6}, {5, 7}, {0, 1}, {2, 3}, {4, 5}, {6, 7}};
-    Vector largest = e[0];
-    for (int k = 1; k < GROUP; k++)
-        largest = greater(largest, e[k]);
-    if (!any_greater(largest, top[GROUP - 1]))
-        return;
-#pragma GCC unroll 19
-    for (int k = 0; k < 19; k++)
-        order(&e[sort[k][0]], &e[sort[k][1]]);
-#pragma GCC unroll 8
-    for (int k = 0; k < GROUP; k++)
-        top[k] = greater(top[k], e[GROUP - 1 - k]);
-#pragma GCC unroll 12
-    for (int k = 0; k < 12; k++)
-        order(&top[merge[k][0]], &top[merge[k][1]]);
 }
 
 /* Where a tile's keys are to the lanes' queries: all before them, all after them, or about them. */
@@ -96,11 +168,9 @@ INLINE void exponentiate(Lanes *lanes, const Keys *keys, const int masked, const
     const float *steps = keys->steps + GROUP;
     for (int c = 0; c < vectors; c++) {
         const Vector maximum = lanes->maximum[c], place = lanes->place[c];
-        const Integers id = lanes->id[c];
         Vector total = {0}, weighted = lanes->weighted[c], squares = lanes->squares[c], distance = lanes->distance[c];
-        Vector special = lanes->special[c], duplicate = lanes->duplicate[c], induction = lanes->induction[c];
+        Vector special = lanes->special[c];
         for (int start = 0; start < count; start += GROUP) {
-            Vector group[GROUP];
 #pragma GCC unroll 8
             for (int k = 0; k < GROUP; k++) {
                 const int j = start + k;
@@ -108,7 +178,7 @@ INLINE void exponentiate(Lanes *lanes, const Keys *keys, const int masked, const
                 Vector e = power_of_two(below);
                 if (masked)
                     e = pick(score > HIDDEN, e, (Vector){0});
-                lanes->tile[j][c] = group[k] = e;
+                lanes->tile[j][c] = e;
                 total += e;
                 if (!statistics)
                     continue;
@@ -116,19 +186,11 @@ INLINE void exponentiate(Lanes *lanes, const Keys *keys, const int masked, const
                 squares += e * e;
                 special += e * keys->special[j];
                 if (side == ABOUT) {
-                    const Vector offset = place - (float)(base + j);
-                    distance += e * absolute(offset);
-                    duplicate += pick((id == keys->ids[j]) & (offset != 0.0f), e, (Vector){0});
-                    induction += pick((id == keys->before[j]) & (offset > 0.0f), e, (Vector){0});
+                    distance += e * absolute(place - (float)(base + j));
                 } else {
                     distance += e * steps[side == BEFORE ? count - 1 - j : j];
-                    duplicate += pick(id == keys->ids[j], e, (Vector){0});
-                    if (side == BEFORE)
-                        induction += pick(id == keys->before[j], e, (Vector){0});
                 }
             }
-            if (statistics)
-                keep_top(lanes->top[c], group);
         }
         lanes->total[c] += total;
         if (statistics) {
@@ -137,7 +199,29 @@ INLINE void exponentiate(Lanes *lanes, const Keys *keys, const int masked, const
             if (side == AFTER)
                 distance += total * ((float)base - place);
             lanes->weighted[c] = weighted, lanes->squares[c] = squares, lanes->distance[c] = distance;
-            lanes->special[c] = special, lanes->duplicate[c] = duplicate, lanes->induction[c] = induction;
+            lanes->special[c] = special;
+        }
+    }
+}
+
+/* Add e of the keys that have their query's token, and of those that follow one, before the query. Few keys have a token that any of
+   the lanes has, so that these are found first. */
+INLINE void relate(Lanes *lanes, const Keys *keys, const int vectors)
+{
+    int places[KEYS + 1], found = 0;
+    for (int j = 0; j <= keys->count; j++) {
+        places[found] = j;
+        found += may_know(lanes, keys->tokens[j]);
+    }
+    for (int k = 0; k < found; k++) {
+        const int j = places[k]; /* one past the key with the token */
+        for (int c = 0; c < vectors; c++) {
+            const Integers same = lanes->id[c] == keys->tokens[j];
+            const Vector offset = lanes->place[c] - (float)(keys->first + j);
+            if (j > 0)
+                lanes->duplicate[c] += pick(same & (offset != -1.0f), lanes->tile[j - 1][c], (Vector){0});
+            if (j < keys->count)
+                lanes->induction[c] += pick(same & (offset > 0.0f), lanes->tile[j][c], (Vector){0});
         }
     }
 }
@@ -170,16 +254,16 @@ static void summarize(const Lanes *lanes, const Sequence *sequence, int c, Vecto
     const Integers sees = total > 0.0f;
     const Vector inverse = pick(sees, 1.0f / total, (Vector){0});
     Vector top = {0}, spreading; /* log₂ Σe */
-    for (int k = 0; k < sequence->top_k; k++)
-        top += lanes->top[c][k];
     for (int own = 0; own < WIDTH; own++)
         spreading[own] = log2f(total[own]);
     const Vector logsumexp = lanes->maximum[c] + spreading;
+    for (int k = 0; k < sequence->top_k; k++)
+        top += weight(lanes->top[c][k], lanes->maximum[c]);
     planes[LOGSUMEXP] = logsumexp * LN2;
     planes[ROW_SUM] = lanes->row_sum[c] * inverse;
     planes[FORBIDDEN] = lanes->forbidden[c] * inverse;
     planes[ENTROPY] = greater((spreading - lanes->weighted[c] * inverse) * LN2, (Vector){0});
-    planes[MAX_WEIGHT] = lanes->top[c][0] * inverse;
+    planes[MAX_WEIGHT] = inverse;
     planes[EFFECTIVE_TOKENS] = pick(sees, total * total / lanes->squares[c], (Vector){0});
     planes[TOP_K_MASS] = top * inverse;
     planes[DISTANCE] = lanes->distance[c] * inverse;

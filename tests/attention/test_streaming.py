@@ -111,6 +111,17 @@ def test_a_query_that_sees_nothing_has_nothing() -> None:
 
 
 @pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("place", [0, 93, 202])
+def test_the_largest_weights_may_lie_side_by_side(place: int) -> None:
+    torch.manual_seed(0)
+    call = make_call([(300, 300)], Everything())
+    call.q.fill_(1.0)
+    call.keys[0][place : place + 8] = torch.linspace(1.2, 1.9, 8)[:, None, None]  # others are around 0
+    tokens = [known(300, 300)]
+    assert_same(observe_packed(call, tokens, [8]), reference(call, tokens, [8]))
+
+
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_single(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
