@@ -186,7 +186,7 @@ def test_tokens_are_drawn_as_often_as_their_probabilities_say(options: dict[str,
 
 def fail_in_the_second_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """In C, once all is written."""
-    attend, decode = kqv.recorder.Recorder.attend, kqv.decoding.decode
+    attend, decode = kqv.recorder.Recorder.__call__, kqv.decoding.decode
 
     def failing(self: Any, call: Any) -> Any:
         if call.layer == 1:
@@ -197,7 +197,7 @@ def fail_in_the_second_layer(monkeypatch: pytest.MonkeyPatch) -> None:
         decode(*args)
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr("kqv.recorder.Recorder.attend", failing)
+    monkeypatch.setattr("kqv.recorder.Recorder.__call__", failing)
     monkeypatch.setattr("kqv.decoding.decode", failing_late)
 
 

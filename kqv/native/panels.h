@@ -6,7 +6,7 @@
 
 #include "shape.h"
 
-enum { TOGETHER = 6, PANEL_VECTORS = WIDTH == 16 ? 4 : 2, PANEL = PANEL_VECTORS * WIDTH, AHEAD = 4096 };
+enum { TOGETHER = 6, PANEL_VECTORS = WIDTH == 16 ? 4 : 2, PANEL = PANEL_VECTORS * WIDTH, STRETCH = 128, AHEAD = 4096 };
 
 /* What is done with products: kept, added to what there is, put through the activation, or multiplied with what there is. */
 typedef enum { KEEP, ADD, ACTIVATE, MULTIPLY } Finish;
@@ -28,16 +28,16 @@ INLINE int64_t panels_of(int64_t rows) { return (rows + PANEL - 1) / PANEL; }
 /* How far apart vectors of so many numbers lie, to which whole panels are written. */
 INLINE int64_t stride_of(int64_t rows) { return panels_of(rows) * PANEL; }
 
-/* The products of `count` vectors with a panel; `first` where nobody has read it just before. */
-INLINE void multiply_tile(const float *panel, const float *bias, int64_t columns, Many x, Vector sum[TOGETHER][PANEL_VECTORS],
-                          const int count, const int first)
+/* Add the products of `count` vectors with some columns of a panel; `first` where nobody has read it just before. */
+INLINE void multiply_tile(const float *panel, int64_t columns, Many x, Vector sum[TOGETHER][PANEL_VECTORS], const int count,
+                          const int first)
 {
     Vector own[TOGETHER][PANEL_VECTORS];
 #pragma GCC unroll 6
     for (int i = 0; i < count; i++)
 #pragma GCC unroll 4
         for (int c = 0; c < PANEL_VECTORS; c++)
-            own[i][c] = load(bias + c * WIDTH);
+            own[i][c] = (Vector){0};
     for (int64_t column = 0; column < columns; column++, panel += PANEL) {
         Vector numbers[PANEL_VECTORS];
 #pragma GCC unroll 4
@@ -56,24 +56,36 @@ INLINE void multiply_tile(const float *panel, const float *bias, int64_t columns
     for (int i = 0; i < count; i++)
 #pragma GCC unroll 4
         for (int c = 0; c < PANEL_VECTORS; c++)
-            sum[i][c] = own[i][c];
+            sum[i][c] += own[i][c];
 }
 
 /* The same with a copy of the code for each number of vectors. */
-static void multiply_few(const float *panel, const float *bias, int64_t columns, Many x, Vector sum[TOGETHER][PANEL_VECTORS], int count,
-                         int first)
+static void multiply_few(const float *panel, int64_t columns, Many x, Vector sum[TOGETHER][PANEL_VECTORS], int count, int first)
 {
     switch (count) {
-    case 1: multiply_tile(panel, bias, columns, x, sum, 1, 1); break;
-    case 2: multiply_tile(panel, bias, columns, x, sum, 2, 1); break;
-    case 3: multiply_tile(panel, bias, columns, x, sum, 3, 1); break;
-    case 4: multiply_tile(panel, bias, columns, x, sum, 4, 1); break;
-    case 5: multiply_tile(panel, bias, columns, x, sum, 5, 1); break;
+    case 1: multiply_tile(panel, columns, x, sum, 1, 1); break;
+    case 2: multiply_tile(panel, columns, x, sum, 2, 1); break;
+    case 3: multiply_tile(panel, columns, x, sum, 3, 1); break;
+    case 4: multiply_tile(panel, columns, x, sum, 4, 1); break;
+    case 5: multiply_tile(panel, columns, x, sum, 5, 1); break;
     default:
         if (first)
-            multiply_tile(panel, bias, columns, x, sum, TOGETHER, 1);
+            multiply_tile(panel, columns, x, sum, TOGETHER, 1);
         else
-            multiply_tile(panel, bias, columns, x, sum, TOGETHER, 0);
+            multiply_tile(panel, columns, x, sum, TOGETHER, 0);
+    }
+}
+
+/* All columns of a panel. Stretches of them are summed up by themselves first, for sums of fewer numbers are rounded less. */
+static void multiply_panel(const float *panel, const float *bias, int64_t columns, Many x, Vector sum[TOGETHER][PANEL_VECTORS], int count,
+                           int first)
+{
+    for (int i = 0; i < count; i++)
+        for (int c = 0; c < PANEL_VECTORS; c++)
+            sum[i][c] = load(bias + c * WIDTH);
+    for (int64_t column = 0; column < columns; column += STRETCH) {
+        const int64_t left = columns - column, stretch = left < STRETCH ? left : STRETCH;
+        multiply_few(panel + column * PANEL, stretch, (Many){x.numbers + column, x.stride}, sum, count, first);
     }
 }
 
@@ -100,8 +112,8 @@ static void multiply_panels(const Panels *matrix, int64_t first, int64_t last, M
         for (int64_t i = 0; i < count; i += TOGETHER) {
             const int few = count - i < TOGETHER ? (int)(count - i) : TOGETHER;
             const Many own = {x.numbers + i * x.stride, x.stride}, to = {y.numbers + i * y.stride + panel * PANEL, y.stride};
-            multiply_few(matrix->numbers + panel * PANEL * matrix->columns, matrix->bias + panel * PANEL, matrix->columns, own, sum, few,
-                         i == 0);
+            multiply_panel(matrix->numbers + panel * PANEL * matrix->columns, matrix->bias + panel * PANEL, matrix->columns, own, sum,
+                           few, i == 0);
             finish_tile(sum, to, few, finish, activation);
         }
 }
