@@ -8,7 +8,7 @@ import transformers
 import kqv
 from benchmarks.side_by_side import side_by_side
 from kqv.store import find
-from service.load import sentences
+from service.cli.load import sentences
 
 BATCHES = {
     "one sentence": (["The cat sat on the mat."], 20),

@@ -6,8 +6,8 @@ import signal
 
 from benchmarks.cluster import Cluster, cluster
 from benchmarks.side_by_side import CONSOLE
-from service.bench import told
-from service.load import Tally, Target, mixed_bodies, open_loop, poisson
+from service.cli.bench import told
+from service.cli.load import Tally, Target, mixed_bodies, open_loop, poisson
 
 
 def run(requests: int = 6000, rate: float = 20.0) -> None:

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from service.load import Target
+from service.cli.load import Target
 
 Pieces = Sequence[bytes | float]
 """What goes over the wire: bytes, and pauses in seconds. Then the client waits for an answer, unless it ends with `HANG_UP`."""

@@ -18,7 +18,7 @@ from rich.table import Table
 from benchmarks.breakages import HANG_UP, Pieces, broken_requests
 from benchmarks.server import serving
 from benchmarks.side_by_side import CONSOLE
-from service.load import Sample, Target, closed_loop, sentences
+from service.cli.load import Sample, Target, closed_loop, sentences
 
 PATIENCE_S = 120.0
 """How long clients wait for an answer: longer than the server's own deadlines, so that it is heard."""

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from benchmarks.server import Server, serving
 from benchmarks.side_by_side import CONSOLE
-from service.bench import told
-from service.load import Load, Report, Target, mixed_bodies, offer
+from service.cli.bench import told
+from service.cli.load import Load, Report, Target, mixed_bodies, offer
 
 TOKENS = 24
 """Of a sentence of 4 to 28 words, on average."""

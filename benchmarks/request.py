@@ -9,7 +9,7 @@ import httpx
 import kqv
 from benchmarks.server import serving
 from benchmarks.side_by_side import side_by_side
-from service.load import sentences
+from service.cli.load import sentences
 
 TEXTS = {"9 tokens": "The cat sat on the mat.", "41 tokens": sentences(1, 28, 28)[0]}
 ASKED = {"diagnostics": {"weights": "none"}, "diagnostics and all weights": {"weights": "full"}}

@@ -13,7 +13,7 @@ from rich.table import Table
 import kqv
 from benchmarks.rivals import EMBEDDERS, SHOWING_ALL, Rival, Running, running
 from benchmarks.side_by_side import CONSOLE, claim
-from service.load import Load, Report, mixed_bodies, nearest_rank, offer, sentences
+from service.cli.load import Load, Report, mixed_bodies, nearest_rank, offer, sentences
 
 WORDS = 4, 28
 """Of a sentence; 7 to 41 tokens."""

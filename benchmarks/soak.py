@@ -9,8 +9,8 @@ from benchmarks.broken import send
 from benchmarks.overload import watched
 from benchmarks.server import Server, serving
 from benchmarks.side_by_side import CONSOLE
-from service.bench import told
-from service.load import Load, Report, Target, mixed_bodies, offer, sentences
+from service.cli.bench import told
+from service.cli.load import Load, Report, Target, mixed_bodies, offer, sentences
 
 EVERY_S = 5.0
 """How often the memory is looked at."""

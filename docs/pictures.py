@@ -11,7 +11,7 @@ from rich.console import Console
 
 import kqv
 from benchmarks.variants import FIGURES
-from service.tables import describe
+from service.cli.tables import describe
 
 
 def draw_analyze(path: Path) -> None:

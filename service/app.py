@@ -15,20 +15,19 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from service.auth import Admit, Keys, describe_keys
-from service.batching import Batcher, Limits, Watcher
-from service.bodies import Straight
-from service.dependencies import get_caller
-from service.embed_tokens import EmbedTokens
+from service.batching.batcher import Batcher, Limits, Watcher
+from service.batching.queue import Size
+from service.batching.workers import make_crew
 from service.errors import add_handlers
-from service.examples import add_examples
-from service.heads import Heads
-from service.logs import log_request
-from service.metrics import Metrics
-from service.middleware import Bound, Door, Observe, Shield
+from service.http.auth import Admit, Keys, describe_keys
+from service.http.bodies import Straight
+from service.http.embed_tokens import EmbedTokens
+from service.http.middleware import Bound, Door, Observe, Shield
 from service.models import Models
-from service.openapi import describe
-from service.queue import Size
+from service.observing.heads import Heads
+from service.observing.logs import log_request
+from service.observing.metrics import Metrics
+from service.observing.tracing import Tracing
 from service.routes import (
     analyze,
     attend,
@@ -45,9 +44,10 @@ from service.routes import (
 )
 from service.settings import Settings
 from service.state import Answers, Service
-from service.threads import make_executor
-from service.tracing import Tracing
-from service.workers import make_crew
+from service.wire.examples import add_examples
+from service.wire.openapi import describe
+from service.work.dependencies import get_caller
+from service.work.threads import make_executor
 
 DESCRIPTION = """\
 The K, Q and V of a transformer over HTTP: attention weights, outputs and per-head diagnostics of real models.

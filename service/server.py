@@ -14,14 +14,14 @@ from fastapi import FastAPI
 
 import kqv
 from kqv import KqvError, Model
-from service.analyzing import warm_up
 from service.app import create_app
-from service.logs import configure
+from service.http.protocol import protocol_of
 from service.models import Models
-from service.protocol import protocol_of
+from service.observing.logs import configure
+from service.observing.tracing import start_tracing
 from service.settings import Settings
 from service.state import Service
-from service.tracing import start_tracing
+from service.work.analyzing import warm_up
 
 logger = logging.getLogger(__name__)
 

@@ -3,13 +3,13 @@
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from service.auth import Keys
-from service.batching import Batcher
-from service.embed_tokens import EmbedTokens
+from service.batching.batcher import Batcher
 from service.errors import OverloadedError
-from service.heads import Heads
-from service.metrics import Metrics
+from service.http.auth import Keys
+from service.http.embed_tokens import EmbedTokens
 from service.models import Models
+from service.observing.heads import Heads
+from service.observing.metrics import Metrics
 from service.oip.statistics import ModelStatistics
 from service.settings import Settings
 

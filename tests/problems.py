@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 
-from service.answers import Problem
+from service.wire.answers import Problem
 
 
 def problem(response: httpx.Response, status: int) -> dict[str, Any]:

@@ -12,13 +12,13 @@ import uvicorn
 from fastapi import FastAPI
 
 import kqv
-from service.answers import AttendAnswer
 from service.app import create_app
-from service.batching import Batcher
+from service.batching.batcher import Batcher
+from service.batching.queue import Size
 from service.models import Models
-from service.queue import Size
 from service.server import make_config
 from service.settings import Settings
+from service.wire.answers import AttendAnswer
 
 
 def make_app(model: kqv.Model, **settings: Any) -> FastAPI:

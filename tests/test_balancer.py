@@ -17,7 +17,7 @@ from problems import problem
 from tools import tool
 
 from benchmarks.cluster import Cluster, balanced, cluster
-from service.load import Sample, Target, open_loop, poisson
+from service.cli.load import Sample, Target, open_loop, poisson
 
 
 @pytest.fixture(autouse=True)

@@ -18,10 +18,10 @@ from typer.testing import CliRunner, Result
 import kqv
 from kqv.analysis import Analysis, GroupAnalysis, TopWeights
 from kqv.store import BUILT_IN
-from service.auth import Keys
-from service.cli import app
+from service.cli.commands import app
+from service.cli.tables import describe
+from service.http.auth import Keys
 from service.settings import Settings
-from service.tables import describe
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,7 +33,7 @@ def run(*arguments: str | Path) -> Result:
 
 def start(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
-    command = [sys.executable, "-m", "service.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "service.cli.commands", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -91,7 +91,8 @@ def test_models_lists_the_built_in_the_known_and_the_stored(store: Path) -> None
     ["--help", "models --store no/where", "pull --help", "analyze --help", "serve --help", "bench --help", "key a"],
 )
 def test_what_needs_no_model_does_not_load_torch(arguments: str) -> None:
-    script = "import sys; from service.cli import app; app(sys.argv[1:], standalone_mode=False); sys.exit('torch' in sys.modules)"
+    called = "import sys; from service.cli.commands import app; app(sys.argv[1:], standalone_mode=False)"
+    script = f"{called}; sys.exit('torch' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", script, *arguments.split()], cwd=ROOT, capture_output=True, check=False).returncode
         == 0

@@ -257,7 +257,7 @@ def test_half_precision_is_shown_too(analysis: kqv.Analysis) -> None:
 def test_page_is_written_by_the_command_line(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from service.cli import app
+    from service.cli.commands import app
 
     arguments = ["analyze", "the cat sat", "--model", "mini-bert", "--html"]
     done = CliRunner().invoke(app, [*arguments, str(tmp_path / "out.html")])

@@ -16,7 +16,7 @@ import httpx
 
 from benchmarks.server import ROOT, free_port
 from kqv.store import find
-from service.load import Target
+from service.cli.load import Target
 
 SCRATCH = ROOT / "build" / "rivals"
 """Where rivals are installed, each in a virtual environment of its own, which stays there."""
@@ -45,7 +45,7 @@ def plain(model: Path, port: int) -> Sequence[str | Path]:
 
 
 def kqv(model: Path, port: int) -> Sequence[str | Path]:
-    return [sys.executable, "-m", "service.cli", "serve", "--model", str(model), "--port", str(port)]
+    return [sys.executable, "-m", "service.cli.commands", "serve", "--model", str(model), "--port", str(port)]
 
 
 def infinity(model: Path, port: int) -> Sequence[str | Path]:

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from service.answers import Answer
+from service.wire.answers import Answer
 
 
 class ServerMetadata(Answer):

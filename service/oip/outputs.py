@@ -8,11 +8,11 @@ import orjson
 from torch import Tensor
 
 from kqv import Analysis, InputError
-from service.encoding import Part, analysis_fields
 from service.oip.reading import Wanted
 from service.oip.signature import VERSION, Signature
 from service.oip.tensors import write_texts
-from service.tensors import Array, memory_of, to_array
+from service.wire.encoding import Part, analysis_fields
+from service.wire.tensors import Array, memory_of, to_array
 
 DTYPES: dict[str, np.dtype[Any]] = {"INT64": np.dtype(np.int64), "FP32": np.dtype(np.float32), "BYTES": np.dtype(object)}
 """What outputs are made of."""

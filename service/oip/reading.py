@@ -15,8 +15,8 @@ from service.errors import located
 from service.oip.requests import InferOutput, InferRequest, Parameter
 from service.oip.signature import Signature, inputs_of, outputs_of
 from service.oip.tensors import Value
-from service.reading import check_count
 from service.settings import Settings
+from service.work.reading import check_count
 
 SOURCES = ("text", "input_ids", "embeddings")
 """The inputs of which a request has exactly one."""

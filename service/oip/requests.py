@@ -8,11 +8,11 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from kqv import InputError
-from service.bodies import JsonRoute, max_values, parse_json, read_body
 from service.errors import FieldError, InvalidError, located
+from service.http.bodies import JsonRoute, max_values, parse_json, read_body
 from service.oip.tensors import DATATYPES, Value, from_binary, from_data
-from service.threads import run_off_loop
-from service.wire import Items, Number, Wire
+from service.wire.values import Items, Number, Wire
+from service.work.threads import run_off_loop
 
 HEADER = "inference-header-content-length"
 """How many bytes of the body are JSON; the tensors' own come after them."""

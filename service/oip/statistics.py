@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from service.http.stages import Stages
 from service.oip.signature import VERSION
-from service.stages import Stages
 
 STAGES = {"queue": "queue", "compute_input": "tokenize", "compute_infer": "forward", "compute_output": "encode"}
 """What the protocol calls our stages."""

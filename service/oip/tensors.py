@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kqv import InputError
-from service.tensors import Array, from_bytes
+from service.wire.tensors import Array, from_bytes
 
 DATATYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,

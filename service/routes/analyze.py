@@ -4,16 +4,16 @@ from functools import partial
 
 from fastapi import APIRouter, Response
 
-from service.analyzing import analyze as run_analysis
-from service.answers import AnalyzeAnswer
-from service.bodies import TensorRoute
-from service.dependencies import CallerDependency
-from service.encoding import analysis_fields, choose_form
-from service.openapi import PROBLEMS_OF_WORK, problems, tensor_file, tensor_file_body
-from service.reading import read_analysis
-from service.requests import AnalyzeRequest
-from service.sending import PartsResponse
-from service.threads import run_off_loop
+from service.http.bodies import TensorRoute
+from service.wire.answers import AnalyzeAnswer
+from service.wire.encoding import analysis_fields, choose_form
+from service.wire.openapi import PROBLEMS_OF_WORK, problems, tensor_file, tensor_file_body
+from service.wire.requests import AnalyzeRequest
+from service.wire.sending import PartsResponse
+from service.work.analyzing import analyze as run_analysis
+from service.work.dependencies import CallerDependency
+from service.work.reading import read_analysis
+from service.work.threads import run_off_loop
 
 router = APIRouter(prefix="/v1", tags=["attention"], route_class=TensorRoute)
 

@@ -2,16 +2,16 @@
 
 from fastapi import APIRouter, Depends, Response
 
-from service.answers import AttendAnswer
-from service.attending import Attend
-from service.bodies import TensorRoute
-from service.dependencies import CallerDependency, check_ready
-from service.encoding import choose_form
-from service.openapi import PROBLEMS_OF_WORK, problems, tensor_file, tensor_file_body
-from service.reading import read_attention
-from service.requests import AttendRequest
-from service.sending import PartsResponse
-from service.threads import run_off_loop
+from service.http.bodies import TensorRoute
+from service.wire.answers import AttendAnswer
+from service.wire.encoding import choose_form
+from service.wire.openapi import PROBLEMS_OF_WORK, problems, tensor_file, tensor_file_body
+from service.wire.requests import AttendRequest
+from service.wire.sending import PartsResponse
+from service.work.attending import Attend
+from service.work.dependencies import CallerDependency, check_ready
+from service.work.reading import read_attention
+from service.work.threads import run_off_loop
 
 router = APIRouter(prefix="/v1", tags=["attention"], route_class=TensorRoute, dependencies=[Depends(check_ready)])
 

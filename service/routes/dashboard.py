@@ -10,7 +10,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from service.dependencies import ServiceDependency
+from service.work.dependencies import ServiceDependency
 
 FOLDER = Path(__file__).parents[1] / "dashboard"
 

@@ -4,16 +4,16 @@ from functools import partial
 
 from fastapi import APIRouter, Response
 
-from service.analyzing import analyze
-from service.answers import RowsAnswer
-from service.bodies import JsonRoute
-from service.dependencies import CallerDependency
-from service.encoding import Part
-from service.openapi import PROBLEMS_OF_WORK, problems
-from service.requests import RowsRequest
-from service.rows import FORM, read_rows, rows_of
-from service.sending import PartsResponse
-from service.threads import run_off_loop
+from service.http.bodies import JsonRoute
+from service.wire.answers import RowsAnswer
+from service.wire.encoding import Part
+from service.wire.openapi import PROBLEMS_OF_WORK, problems
+from service.wire.requests import RowsRequest
+from service.wire.rows import FORM, read_rows, rows_of
+from service.wire.sending import PartsResponse
+from service.work.analyzing import analyze
+from service.work.dependencies import CallerDependency
+from service.work.threads import run_off_loop
 
 router = APIRouter(prefix="/v1", tags=["attention"], route_class=JsonRoute)
 

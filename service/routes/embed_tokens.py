@@ -4,13 +4,13 @@ import time
 
 from fastapi import APIRouter, Request, Response
 
-from service.answers import EmbedTokenAnswer
-from service.bodies import JsonRoute
-from service.dependencies import ServiceDependency
-from service.embed_tokens import Grant
-from service.encoding import encode
-from service.openapi import PROBLEMS_OF_BODIES, problems
-from service.requests import EmbedTokenRequest
+from service.http.bodies import JsonRoute
+from service.http.embed_tokens import Grant
+from service.wire.answers import EmbedTokenAnswer
+from service.wire.encoding import encode
+from service.wire.openapi import PROBLEMS_OF_BODIES, problems
+from service.wire.requests import EmbedTokenRequest
+from service.work.dependencies import ServiceDependency
 
 router = APIRouter(prefix="/v1", tags=["models"], route_class=JsonRoute)
 

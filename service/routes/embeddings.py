@@ -4,14 +4,14 @@ from functools import partial
 
 from fastapi import APIRouter, Response
 
-from service.analyzing import analyze
-from service.bodies import JsonRoute
-from service.dependencies import CallerDependency
-from service.embeddings import EmbeddingsAnswer, EmbeddingsRequest, embedding_fields, read_embeddings
-from service.encoding import BASE64, LISTS
-from service.openapi import openai_errors
-from service.sending import PartsResponse
-from service.threads import run_off_loop
+from service.http.bodies import JsonRoute
+from service.wire.embeddings import EmbeddingsAnswer, EmbeddingsRequest, embedding_fields, read_embeddings
+from service.wire.encoding import BASE64, LISTS
+from service.wire.openapi import openai_errors
+from service.wire.sending import PartsResponse
+from service.work.analyzing import analyze
+from service.work.dependencies import CallerDependency
+from service.work.threads import run_off_loop
 
 router = APIRouter(prefix="/v1", tags=["protocols"], route_class=JsonRoute)
 

@@ -5,20 +5,20 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from service.answers import GenerateAnswer
-from service.bodies import TensorRoute
-from service.caller import Caller
-from service.dependencies import CallerDependency
-from service.encoding import JSON_FORMS, Form, Part, choose_form, generated_fields
-from service.generating import Writer
-from service.negotiation import negotiate
-from service.openapi import PROBLEMS_OF_WORK, event_stream, problems, tensor_file, tensor_file_body
-from service.reading import read_generation
-from service.requests import GenerateRequest
-from service.sending import PartsResponse
-from service.stages import Stages
-from service.streaming import EventStream, Pieces, event, token_event, with_error
-from service.threads import run_off_loop
+from service.http.bodies import TensorRoute
+from service.http.stages import Stages
+from service.wire.answers import GenerateAnswer
+from service.wire.encoding import JSON_FORMS, Form, Part, choose_form, generated_fields
+from service.wire.negotiation import negotiate
+from service.wire.openapi import PROBLEMS_OF_WORK, event_stream, problems, tensor_file, tensor_file_body
+from service.wire.requests import GenerateRequest
+from service.wire.sending import PartsResponse
+from service.work.caller import Caller
+from service.work.dependencies import CallerDependency
+from service.work.generating import Writer
+from service.work.reading import read_generation
+from service.work.streaming import EventStream, Pieces, event, token_event, with_error
+from service.work.threads import run_off_loop
 
 router = APIRouter(prefix="/v1", tags=["attention"], route_class=TensorRoute)
 

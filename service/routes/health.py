@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter
 
-from service.answers import Health
-from service.dependencies import ServiceDependency
 from service.errors import UnavailableError
-from service.openapi import problems
+from service.wire.answers import Health
+from service.wire.openapi import problems
+from service.work.dependencies import ServiceDependency
 
 router = APIRouter(tags=["health"])
 

@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter, Response
 
-from service.dependencies import ServiceDependency
-from service.metrics import PLAIN
-from service.threads import run_off_loop
+from service.observing.metrics import PLAIN
+from service.work.dependencies import ServiceDependency
+from service.work.threads import run_off_loop
 
 router = APIRouter(tags=["health"])
 

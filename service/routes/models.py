@@ -3,9 +3,9 @@
 from fastapi import APIRouter
 
 from kqv import Model
-from service.answers import ModelCard, ModelList
-from service.dependencies import ServiceDependency
-from service.openapi import problems
+from service.wire.answers import ModelCard, ModelList
+from service.wire.openapi import problems
+from service.work.dependencies import ServiceDependency
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

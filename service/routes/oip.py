@@ -9,12 +9,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 
 from kqv import Model
-from service.analyzing import analyze
-from service.bodies import max_values, parse_json, read_body
-from service.caller import Caller
-from service.dependencies import CallerDependency, ServiceDependency, get_service
-from service.encoding import FILE, LISTS
 from service.errors import ForbiddenError, NotOfferedError, UnknownVersionError
+from service.http.bodies import max_values, parse_json, read_body
 from service.oip.answers import (
     IndexedModel,
     InferAnswer,
@@ -29,11 +25,15 @@ from service.oip.outputs import write_answer
 from service.oip.reading import read_jobs, read_timeout_us, read_wanted
 from service.oip.requests import HEADER, IndexRequest, InferRequest, InferRoute
 from service.oip.signature import VERSION, describe_config, describe_model
-from service.openapi import PROBLEMS_OF_WORK, infer_answer, infer_body, open_inference_errors
 from service.routes.health import ready as check_accepting
-from service.sending import PartsResponse
 from service.state import Service
-from service.threads import run_off_loop
+from service.wire.encoding import FILE, LISTS
+from service.wire.openapi import PROBLEMS_OF_WORK, infer_answer, infer_body, open_inference_errors
+from service.wire.sending import PartsResponse
+from service.work.analyzing import analyze
+from service.work.caller import Caller
+from service.work.dependencies import CallerDependency, ServiceDependency, get_service
+from service.work.threads import run_off_loop
 
 router = APIRouter(prefix="/v2", tags=["protocols"], route_class=InferRoute)
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics"]

@@ -2,15 +2,15 @@
 
 from fastapi import APIRouter, Request, Response
 
-from service.answers import TokenizeAnswer
-from service.bodies import JsonRoute
-from service.dependencies import ServiceDependency
-from service.encoding import encode
-from service.openapi import PROBLEMS_OF_BODIES, problems
-from service.reading import read_texts
-from service.requests import TokenizeRequest
-from service.stages import Stages
-from service.threads import run_off_loop
+from service.http.bodies import JsonRoute
+from service.http.stages import Stages
+from service.wire.answers import TokenizeAnswer
+from service.wire.encoding import encode
+from service.wire.openapi import PROBLEMS_OF_BODIES, problems
+from service.wire.requests import TokenizeRequest
+from service.work.dependencies import ServiceDependency
+from service.work.reading import read_texts
+from service.work.threads import run_off_loop
 
 router = APIRouter(prefix="/v1", tags=["models"], route_class=JsonRoute)
 

@@ -16,7 +16,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from serving import listening, make_app
 
 import kqv
-from service.embed_tokens import Grant
+from service.http.embed_tokens import Grant
 
 KEY = "correct-horse-battery"
 SECRET = "0123456789abcdef" * 2

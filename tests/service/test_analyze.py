@@ -11,7 +11,7 @@ import torch
 from torch.testing import assert_close
 
 import kqv
-from service.answers import AnalyzeAnswer
+from service.wire.answers import AnalyzeAnswer
 
 SENTENCE = "the cat sat on the mat ."
 

@@ -16,8 +16,8 @@ from problems import problem
 from serving import busy_device, listening, make_app, serving, until_waiting
 
 import kqv
-from service import auth
-from service.auth import Keys, digest_of, new_key, read_keys
+from service.http import auth
+from service.http.auth import Keys, digest_of, new_key, read_keys
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio

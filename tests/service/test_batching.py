@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from service import workers
-from service.batching import Batcher, Done, Limits, Unfinished, Watcher, abandon
+from service.batching import workers
+from service.batching.batcher import Batcher, Done, Limits, Unfinished, Watcher, abandon
+from service.batching.queue import Size, Work
+from service.batching.workers import Crew, Run
 from service.errors import OverloadedError, UnavailableError
-from service.queue import Size, Work
-from service.workers import Crew, Run
 
 pytestmark = pytest.mark.anyio
 
@@ -472,7 +472,7 @@ async def test_retry_after_is_the_queue_over_the_measured_speed(device: Device, 
     clock = iter(range(0, 1000, 2))
     async with started(limits(100, 100, 10)) as batcher:
         with monkeypatch.context() as patched:
-            patched.setattr("service.batching.time.monotonic", lambda: next(clock))
+            patched.setattr("service.batching.batcher.time.monotonic", lambda: next(clock))
             await asyncio.gather(*submit(batcher, device, ["a"], [10]))  # 10 tokens in 2 seconds
         await device.hold(batcher)
         kept = submit(batcher, device, ["b"], [96])

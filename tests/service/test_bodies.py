@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from service.bodies import inflate
 from service.errors import BodyTooLargeError
+from service.http.bodies import inflate
 
 JSON = {"content-type": "application/json"}
 GOOD = json.dumps({"input": "the cat", "weights": "none"}).encode()

@@ -21,13 +21,15 @@ import torch
 from serving import keep_busy, listening, make_app, wait_until
 
 import kqv
-from service import answers, embed_tokens, errors, requests
+from service import errors
 from service.app import create_app
 from service.client import AsyncClient, Client, calls, clients, retrying
 from service.client import errors as told
 from service.client import results as given
+from service.http import embed_tokens
 from service.models import Models
 from service.settings import Settings
+from service.wire import answers, requests
 
 Ask = Callable[..., Any]
 KEY = "correct-horse-battery-staple"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from service.protocol import protocol_of
+from service.http.protocol import protocol_of
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio

@@ -12,10 +12,10 @@ from problems import check_invalid, problem
 from serving import listening, make_app
 
 import kqv
-from service import embed_tokens
 from service.app import create_app
-from service.auth import Keys
-from service.embed_tokens import EmbedTokens, Grant
+from service.http import embed_tokens
+from service.http.auth import Keys
+from service.http.embed_tokens import EmbedTokens, Grant
 from service.models import Models
 from service.settings import Settings
 

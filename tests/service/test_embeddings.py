@@ -14,7 +14,7 @@ from serving import keep_busy, listening, make_app
 from torch.testing import assert_close
 
 import kqv
-from service.embeddings import EmbeddingsAnswer, EmbeddingsRequest
+from service.wire.embeddings import EmbeddingsAnswer, EmbeddingsRequest
 
 TEXTS = ["the cat sat on the mat .", "a dog"]
 

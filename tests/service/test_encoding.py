@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from service.encoding import BASE64, BASE64_CHUNK, BYTES_PER_NUMBER, CHUNK, FILE, Form, chunks, encode
-from service.tensors import EncodedTensor, decode, to_array
+from service.wire.encoding import BASE64, BASE64_CHUNK, BYTES_PER_NUMBER, CHUNK, FILE, Form, chunks, encode
+from service.wire.tensors import EncodedTensor, decode, to_array
 
 
 def test_numbers_survive_the_way_there_and_back() -> None:

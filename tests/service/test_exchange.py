@@ -97,7 +97,7 @@ async def test_ids_that_are_made_differ(model: kqv.Model) -> None:
 
 @pytest.fixture
 def access_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    with caplog.at_level(logging.INFO, "service.logs"):
+    with caplog.at_level(logging.INFO, "service.observing.logs"):
         yield caplog
 
 

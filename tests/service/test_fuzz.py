@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.requests import AnalyzeRequest, AttendRequest, GenerateRequest, TokenizeRequest
+from service.wire.requests import AnalyzeRequest, AttendRequest, GenerateRequest, TokenizeRequest
 
 REQUESTS = {"analyze": AnalyzeRequest, "attend": AttendRequest, "generate": GenerateRequest, "tokenize": TokenizeRequest}
 WORDS = [

@@ -16,8 +16,8 @@ from torch.testing import assert_close
 
 import kqv
 import kqv.generate
-from service.answers import AnalyzeAnswer, GenerateAnswer, TokenEvent
-from service.streaming import Pieces, certain_length
+from service.wire.answers import AnalyzeAnswer, GenerateAnswer, TokenEvent
+from service.work.streaming import Pieces, certain_length
 
 pytestmark = pytest.mark.anyio
 END = 256

@@ -15,8 +15,8 @@ from serving import Task, busy_device, make_app, serving, until_waiting
 from tools import promtool
 
 import kqv
-from service.heads import MOST, RATE
-from service.queue import Size
+from service.batching.queue import Size
+from service.observing.heads import MOST, RATE
 
 pytestmark = pytest.mark.anyio
 TEXT = [2, 5, 6, 7, 3]

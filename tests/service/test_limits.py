@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from serving import busy_device, listening, make_app, serving, until_waiting
 
 import kqv
-from service.middleware import SECURITY
+from service.http.middleware import SECURITY
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio

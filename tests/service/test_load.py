@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from kqv.errors import InputError
-from service.cli import app
-from service.load import (
+from service.cli.commands import app
+from service.cli.load import (
     Connection,
     Load,
     Sample,

@@ -12,7 +12,7 @@ import pytest
 from serving import make_app, serving
 
 import kqv
-from service.logs import JsonFormatter, TextFormatter
+from service.observing.logs import JsonFormatter, TextFormatter
 
 pytestmark = pytest.mark.anyio
 
@@ -69,10 +69,10 @@ async def asking(model: kqv.Model, **settings: Any) -> AsyncIterator[httpx.Async
 
 async def logged(model: kqv.Model, caplog: pytest.LogCaptureFixture, *, path: str, body: Any, **settings: Any) -> dict[str, Any]:
     """The fields of the one line about a request."""
-    with caplog.at_level(logging.INFO, "service.logs"):
+    with caplog.at_level(logging.INFO, "service.observing.logs"):
         async with asking(model, **settings) as client:
             await client.post(path, json=body, headers={"authorization": "Bearer correct-horse-battery", "x-request-id": "one"})
-    [line] = [each for each in caplog.records if each.name == "service.logs"]
+    [line] = [each for each in caplog.records if each.name == "service.observing.logs"]
     fields: dict[str, Any] = line.fields  # type: ignore[attr-defined]
     return fields
 

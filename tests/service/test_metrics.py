@@ -14,8 +14,8 @@ from serving import Task, busy_device, listening, make_app, serving, until_waiti
 from tools import promtool
 
 import kqv
-from service.metrics import BYTES, SECONDS, STAGE_SECONDS, reasons
-from service.queue import Size
+from service.batching.queue import Size
+from service.observing.metrics import BYTES, SECONDS, STAGE_SECONDS, reasons
 
 pytestmark = pytest.mark.anyio
 BODY = {"input": "the cat", "weights": "none"}

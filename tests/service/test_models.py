@@ -5,10 +5,10 @@ import pytest
 from serving import listening, make_app, serving
 
 import kqv
-from service.answers import ModelCard, TokenizeAnswer
 from service.app import create_app
 from service.models import Models
 from service.settings import Settings
+from service.wire.answers import ModelCard, TokenizeAnswer
 
 
 def test_card_is_the_model(client: httpx.Client, model: kqv.Model) -> None:

@@ -9,10 +9,10 @@ import pytest
 from serving import make_app
 
 import kqv
-from service import answers, embeddings
 from service.errors import ServiceError
-from service.examples import DETAILS
 from service.oip import answers as oip
+from service.wire import answers, embeddings
+from service.wire.examples import DETAILS
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import tiny
 from benchmarks.breakages import KINDS
 from benchmarks.broken import Breakage, break_and_ask
 from benchmarks.server import Server, serving
-from service.load import Tally, Target, open_loop, sentences
+from service.cli.load import Tally, Target, open_loop, sentences
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 
-from service.pace import LAST_TRIAL, Pace
+from service.batching.pace import LAST_TRIAL, Pace
 
 TOKENS = 20
 

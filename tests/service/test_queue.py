@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.queue import Batch, Queue, Size, Waiting, total
+from service.batching.queue import Batch, Queue, Size, Waiting, total
 
 BUDGET = Size(tokens=40, cells=300, answer_bytes=500)
 

@@ -11,7 +11,7 @@ from problems import check_invalid, problem
 from serving import listening, make_app
 
 import kqv
-from service.answers import RowsAnswer
+from service.wire.answers import RowsAnswer
 
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana" / "heads"
 

@@ -102,7 +102,7 @@ def test_device_that_fails_for_good_ends_the_process(checkpoint: Path) -> None:
     """So that whatever runs it starts a new one: here a worker is ended from outside, as nothing in the service would."""
     script = f"""
 import threading
-from service.analyzing import Analyze
+from service.work.analyzing import Analyze
 from service.server import serve
 from service.settings import Settings
 

@@ -13,7 +13,7 @@ import pytest
 from serving import busy_device, keep_busy, listening, make_app, serving, until_waiting, wait_until
 
 import kqv
-from service.batching import Batcher
+from service.batching.batcher import Batcher
 
 pytestmark = pytest.mark.anyio
 

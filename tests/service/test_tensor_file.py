@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from problems import check_invalid, problem
 from torch import Tensor
 
-from service.answers import AnalyzeAnswer, AttendAnswer
+from service.wire.answers import AnalyzeAnswer, AttendAnswer
 
 FILE = "application/x-safetensors"
 JSON = "application/json"

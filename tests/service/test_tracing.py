@@ -23,8 +23,8 @@ from serving import busy_device, serving, until_waiting
 import kqv
 from service.app import create_app
 from service.models import Models
+from service.observing.tracing import Tracing, start_tracing
 from service.settings import Settings
-from service.tracing import Tracing, start_tracing
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
@@ -229,7 +229,7 @@ from kqv import InputError
 from service.app import create_app
 from service.models import Models
 from service.settings import Settings
-from service.tracing import start_tracing
+from service.observing.tracing import start_tracing
 create_app(Settings(), Models(list), start_tracing(Settings()))
 try:
     start_tracing(Settings(tracing_url="http://127.0.0.1:1"))

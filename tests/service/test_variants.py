@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 import kqv
 from kqv.attention.longformer import GlobalHeads
-from service.answers import AnalyzeAnswer
+from service.wire.answers import AnalyzeAnswer
 
 Q, K, V = (torch.randn(3, 7, width, generator=torch.Generator().manual_seed(width)) for width in (2, 2, 5))
 HEADS = {"q": Q.tolist(), "k": K.tolist(), "v": V.tolist()}

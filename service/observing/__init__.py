@@ -1,0 +1,1 @@
+"""What is told of requests: lines in the log, figures for Prometheus, spans."""
