@@ -136,3 +136,33 @@ def test_log_is_of_one_form_and_warns_of_an_open_door(checkpoint: Path) -> None:
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
     [warning] = [line["message"] for line in lines if line["level"] == "WARNING"]
     assert warning == "no API keys are set: everyone who reaches 0.0.0.0 may use this service"
+
+
+ARENAS = """
+import ctypes, threading
+from service.server import share_free_memory
+
+share_free_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.fopen.restype = ctypes.c_void_p, ctypes.c_void_p
+together = threading.Barrier(16)
+
+def take():
+    libc.malloc(ctypes.c_size_t(1 << 10))
+    together.wait()
+
+threads = [threading.Thread(target=take) for _ in range(16)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+out = ctypes.c_void_p(libc.fopen(b"/dev/stdout", b"w"))
+libc.malloc_info(0, out)
+libc.fflush(out)
+"""
+
+
+@pytest.mark.skipif("not hasattr(__import__('ctypes').CDLL(None), 'malloc_info')", reason="this C library isn't glibc")
+def test_threads_share_their_free_memory() -> None:
+    told = subprocess.run([sys.executable, "-c", ARENAS], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert 1 <= told.count("<heap nr=") <= 2
