@@ -5,12 +5,15 @@ import { Tensor } from "./tensor.js";
 /** Side of the thumbnails; a map of no more tokens is whole in them. */
 export const THUMBNAIL = 32;
 
+/** Characters of a text, some 2,000 tokens, beyond which heads have no thumbnails: to make them takes many times as long as the measures. */
+const LONG = 8192;
+
 /**
  * @typedef {object} Group one kind of attention
  * @property {string} name
  * @property {number[]} layers
  * @property {number[]} heads
- * @property {Tensor} thumbnails [layers][heads][p][r], the largest weight of each tile
+ * @property {Tensor | null} thumbnails [layers][heads][p][r], the largest weight of each tile; null for a long text
  * @property {Record<string, Tensor>} measures [layers][heads]
  * @property {string[]} queries tokens
  * @property {string[]} keys tokens
@@ -46,7 +49,7 @@ const SPECIAL = /^(\[[A-Z]+\]|<\/?[a-z_|]+>)$/;
 export function overviewBody(recipe) {
   return {
     ...inputOf(recipe),
-    weights: "pooled",
+    weights: recipe.text.length > LONG ? "none" : "pooled",
     pool: THUMBNAIL,
     diagnostics: "all",
     outputs: [],
@@ -158,7 +161,7 @@ function readGroup(name, group, tokens, target) {
     name,
     layers: group.layers,
     heads: group.heads,
-    thumbnails: Tensor.decode(group.pooled),
+    thumbnails: group.pooled ? Tensor.decode(group.pooled) : null,
     measures: decodeAll(group.diagnostics),
     queries: name === "encoder" || target === tokens ? tokens : target,
     keys: name === "decoder" ? target : tokens,

@@ -74,15 +74,14 @@ export class HeadsElement extends HTMLElement {
 
   /** @param {import("./color.js").Scale} scale */
   drawThumbnails(scale) {
-    const group = /** @type {Group} */ (this.group);
-    const [rows, columns] = group.thumbnails.shape.slice(2);
+    const { thumbnails } = /** @type {Group} */ (this.group);
+    if (!thumbnails) return;
+    const [rows, columns] = thumbnails.shape.slice(2);
     this.each((cell, layer, head) => {
       const canvas = /** @type {HTMLCanvasElement} */ (cell.firstElementChild);
       canvas.width = columns;
       canvas.height = rows;
-      canvas
-        .getContext("2d")
-        ?.putImageData(paint(group.thumbnails.at(layer, head).values, columns, { low: 0, high: 1, scale }), 0, 0);
+      canvas.getContext("2d")?.putImageData(paint(thumbnails.at(layer, head).values, columns, { low: 0, high: 1, scale }), 0, 0);
     });
   }
 

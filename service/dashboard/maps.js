@@ -38,7 +38,11 @@ export class Maps {
   known(analysis, group, place, view) {
     if (this.analysis !== analysis) this.kept.clear();
     this.analysis = analysis;
-    const whole = isWithin(group, THUMBNAIL) ? fromThumbnail(group, place) : this.kept.get(nameOf(place, allOf(group)));
+    const { thumbnails } = group;
+    const whole =
+      thumbnails && isWithin(group, THUMBNAIL)
+        ? fromThumbnail(group, thumbnails, place)
+        : this.kept.get(nameOf(place, allOf(group)));
     if (whole && isWithin(group, SIDE)) return crop(whole, view);
     return this.kept.get(nameOf(place, view)) ?? null;
   }
@@ -108,10 +112,11 @@ const isWithin = (group, side) => Math.max(lengthOf(allOf(group).rows), lengthOf
 
 /**
  * @param {Group} group
+ * @param {import("./tensor.js").Tensor} thumbnails
  * @param {HeadPlace} place
  * @returns {HeadMap}
  */
-function fromThumbnail(group, { layer, head }) {
-  const map = group.thumbnails.at(group.layers.indexOf(layer), group.heads.indexOf(head));
+function fromThumbnail(group, thumbnails, { layer, head }) {
+  const map = thumbnails.at(group.layers.indexOf(layer), group.heads.indexOf(head));
   return { values: map.values, rows: map.shape[0], columns: map.shape[1], view: allOf(group) };
 }

@@ -100,13 +100,18 @@ function makeMeasures(session) {
 function makeLegend(session) {
   const legend = make("div", { class: "legend" });
   session.store.follow(["measure", "analysis", "group", "asked"], ({ measure }) => {
+    const hasMaps = session.group?.thumbnails !== null;
     const range = rangeOf(measureOf(measure), session.measured(measure)?.values ?? []);
     fill(
       legend,
       make("span", {}, short(range.low)),
       makeRamp(range),
       make("span", {}, short(range.high)),
-      make("span", { class: "legend-note" }, "frame: the measure · inside: the head’s map"),
+      make(
+        "span",
+        { class: "legend-note" },
+        hasMaps ? "frame: the measure · inside: the head’s map" : "the measure; a text so long has its maps one by one",
+      ),
     );
   });
   return legend;

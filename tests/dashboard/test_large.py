@@ -77,7 +77,10 @@ def test_512_tokens_are_pointed_at_within_a_frame(page: Page) -> None:
 
 
 def test_4096_tokens_are_seen_in_tiles_and_closer_in_crops(page: Page, large: str) -> None:
-    read(page, TOKENS)
+    with page.expect_request(lambda asked: "/v1/analyze" in asked.url) as asking:
+        read(page, TOKENS)
+    assert asking.value.post_data_json["weights"] == "none", "thumbnails of all heads take longer than all else"
+    expect(page.locator(".legend-note")).to_have_text("the measure; a text so long has its maps one by one")
     page.get_by_label("H0:").first.click()
     expect(page.locator(".map-zoom")).to_contain_text("each pixel is the largest of 8 × 8 weights")
     assert page.locator(".token").count() <= 512
