@@ -188,8 +188,9 @@ class DeadlineError(ServiceError):
 
     status, title = 504, "Deadline exceeded"
 
-    def __init__(self, timeout_ms: int) -> None:
-        super().__init__(f"no answer within {timeout_ms} ms; ask for less, or set X-Request-Timeout-Ms higher")
+    def __init__(self, timeout_ms: int, setting: str) -> None:
+        """`setting` is what the caller can set to wait longer."""
+        super().__init__(f"no answer within {timeout_ms} ms; ask for less, or set {setting} higher")
 
 
 class RetryLaterError(ServiceError):

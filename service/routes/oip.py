@@ -36,6 +36,8 @@ from service.work.dependencies import CallerDependency, ServiceDependency, get_s
 from service.work.threads import run_off_loop
 
 router = APIRouter(prefix="/v2", tags=["protocols"], route_class=InferRoute)
+TIMEOUT_PARAMETER = "parameters.timeout, in microseconds,"
+"""As an error calls it: the protocol's own, which can make the time shorter than `X-Request-Timeout-Ms` or the server do."""
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics"]
 
 
@@ -158,8 +160,8 @@ def with_timeout(caller: Caller, timeout_us: int | None) -> Caller:
     """The caller, who waits no longer than it says."""
     if timeout_us is None or timeout_us >= caller.timeout_ms * 1000:
         return caller
-    timeout_ms = math.ceil(timeout_us / 1000)
-    return replace(caller, timeout_ms=timeout_ms, deadline=caller.deadline - caller.timeout_ms / 1e3 + timeout_us / 1e6)
+    deadline = caller.deadline - caller.timeout_ms / 1e3 + timeout_us / 1e6
+    return replace(caller, timeout_ms=math.ceil(timeout_us / 1000), deadline=deadline, timeout_setting=TIMEOUT_PARAMETER)
 
 
 @router.post("/repository/models/{name}/load", include_in_schema=False)

@@ -50,6 +50,8 @@ class Caller:
     timeout_ms: int
     deadline: float
     """On the event loop's clock."""
+    timeout_setting: str = TIMEOUT_HEADER
+    """What made the time no longer than it is."""
 
     def hold(self, answer_bytes: int) -> None:
         """Make room for the answer, until it has been sent or nobody wants it. Raises `OverloadedError`."""
@@ -106,7 +108,7 @@ class Caller:
         left = self.deadline - asyncio.get_running_loop().time()
         done, _ = await asyncio.wait(either, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
         if not done:
-            raise DeadlineError(self.timeout_ms)
+            raise DeadlineError(self.timeout_ms, self.timeout_setting)
         if done == {gone}:
             raise ClientGoneError("the client closed the connection")
         return done - {gone}
