@@ -23,11 +23,12 @@ from kqv.generate import Generated, Generation, advance, begin, finish
 from kqv.inputs import Input, InputLike, TokenSequence, Truncate, read
 from kqv.laid_out import laid_out
 from kqv.network import Network
-from kqv.recorder import Recorder, Watch, describe
+from kqv.recorder import Recorder
 from kqv.sampling import Sampling
 from kqv.selection import Scope, Selection, scopes
 from kqv.store import DEFAULT_STORE, find
 from kqv.tokenizer import Tokenizer
+from kqv.watch import Watch, describe
 
 NOTHING = Selection(weights="none", diagnostics="none", outputs=())
 """A generation that nobody looks at."""

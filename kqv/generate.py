@@ -18,11 +18,12 @@ from kqv.diagnostics import DIAGNOSTICS
 from kqv.errors import InputError, UnsupportedError
 from kqv.inputs import TokenSequence
 from kqv.network import Network
-from kqv.recorder import Recorder, Watch, describe
+from kqv.recorder import Recorder
 from kqv.rows import groups
 from kqv.sampling import Sampling, choose
 from kqv.selection import PER_HEAD, Selection, scopes
 from kqv.tokenizer import Tokenizer
+from kqv.watch import Watch, describe
 
 CPU = torch.device("cpu")
 """Where a plan runs."""

@@ -1,7 +1,8 @@
 """A transformer of ours, laid out for C: a pass over a packed batch is one call.
 
 kqv/transformer.py says what is computed. How the heads attend stays an argument. Where it is known beforehand that they attend
-densely, and that nothing is wanted of it but sums, C does that too; else each layer's attention is made as ever, between two calls.
+densely, and that nothing is wanted of it but sums and weights, C does that too; else each layer's attention is made as ever,
+between two calls.
 """
 
 import ctypes
@@ -122,7 +123,7 @@ def calling(attention: Attention, asked: Float[Tensor, "N _"], run: Pass) -> Att
 
 
 def foresee(attend: Attend, calls: Sequence[AttentionCall]) -> Foreseen | None:
-    """What is wanted of the layers' attention, where C can do all of it in one pass: dense, and nothing but sums; else None."""
+    """What is wanted of the layers' attention, where C can do all of it in one pass: dense, sums and weights alone; else None."""
     if not native.serves(calls[0], looks=True) or calls[0].bias_of_pairs:
         return None
     if attend is attend_packed:
@@ -138,7 +139,7 @@ def at_once(run: CPass, calls: Sequence[AttentionCall], attend: Attend) -> bool:
     asked, ends = native.ask(calls[0], wanted.tokens, wanted.top_k, len(PLANES)), torch.tensor(calls[0].queries.lengths).cumsum(0)
     planes = torch.tensor([PLANES.index(name) for name in wanted.measures])
     sums, worst = full(len(calls), len(planes), asked.output.shape[1], len(ends)), full(len(calls), 2, len(ends))
-    limits = [call.limits() for call in calls]
+    limits, maps = [call.limits() for call in calls], native.keep_maps(wanted.maps, len(calls))
     looks = (CLook * len(calls))()
     for layer, (look, limit, counted) in enumerate(zip(looks, limits, wanted.layers, strict=True)):
         assert limit is not None  # the masks of a stack's self-attention are stretches
@@ -146,10 +147,11 @@ def at_once(run: CPass, calls: Sequence[AttentionCall], attend: Attend) -> bool:
         if counted is not None:
             look.factors, look.counted = calls[layer].projection.factors.data_ptr(), counted.counted.data_ptr()
             look.most, look.sums, look.worst = counted.most.data_ptr(), sums[layer].data_ptr(), worst[layer].data_ptr()
+            look.maps = ctypes.addressof(maps[layer]) if any(wanted.maps) else None
     run.given = asked.output.data_ptr()
     rows = calls[0].projection.factors.shape[1] if wanted.measures else 0  # else they need never be made
     places = (ctypes.addressof(part) for part in (asked.structure, looks))
     run_through(run, CLooks(*places, planes.data_ptr(), ends.data_ptr(), len(planes), rows))
     if isinstance(attend, Foresight) and wanted.measures:
-        attend.take(calls, sums, worst)
+        attend.take(calls, wanted, sums, worst)
     return True

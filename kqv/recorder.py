@@ -14,7 +14,6 @@ from kqv.analysis import Checks, GroupAnalysis, TopWeights
 from kqv.attention.call import AttentionCall, SequenceAttention
 from kqv.attention.dense import dense, repeat_heads
 from kqv.attention.foresight import Foreseen
-from kqv.attention.lowering import TOP
 from kqv.attention.maps import Maps, RemadeMaps, WholeMaps
 from kqv.attention.masks import Table
 from kqv.attention.packed import Observed, attend_packed, observe_packed
@@ -25,51 +24,12 @@ from kqv.attention.statistics import QUANTITIES, quantities_of_weights
 from kqv.attention.variants import Comparison, Variant, compare
 from kqv.config import Group
 from kqv.diagnostics import DIAGNOSTICS, QUERY_MEASURES, Judged, defined_for, judge, measure_across, query_measures
-from kqv.selection import PER_HEAD, Scope, Selection
-from kqv.tokenizer import Tokenizer
+from kqv.selection import Scope
+from kqv.watch import Watch, as_given, of_scope
 
 CHECKS = frozenset({"row_sum_error", "forbidden_mass"})
 PER_HEAD_TENSORS = frozenset({"q", "k", "v", "head_outputs"})
 COMPARED = frozenset({"output_error", "weight_error"})
-
-
-@dataclass(frozen=True, eq=False)
-class Watch:
-    """What to look at in one sequence, and the facts about its keys that the diagnostics need."""
-
-    selection: Selection
-    scopes: dict[Group, Scope]
-    tokens: dict[Group, Tokens]
-
-    def wants_sums_alone(self, group: Group) -> bool:
-        """Whether the heads are only measured, and by nothing but means over queries."""
-        chosen = self.selection
-        by_query = chosen.weights != "none" or chosen.per_query or chosen.top_k > TOP or not PER_HEAD.isdisjoint(chosen.outputs)
-        return (
-            not by_query and self.scopes[group].attention is None and not any(DIAGNOSTICS[name].of_head for name in chosen.measures)
-        )
-
-    def wants(self, group: Group, layer: int) -> bool:
-        """Whether anything of this layer is reported."""
-        return self.selection.looks_at_heads and layer in self.scopes[group].layers
-
-
-def describe(
-    lengths: dict[Group, tuple[int, int]],
-    ids: dict[Group, tuple[int, ...] | None],
-    device: torch.device,
-    tokenizer: Tokenizer | None,
-) -> dict[Group, Tokens]:
-    """What the diagnostics know of the tokens of each kind of attention: `lengths` of queries and keys, `ids` of the keys."""
-    described: dict[Group, Tokens] = {}
-    for group, (queries, keys) in lengths.items():
-        key_ids, special = ids[group], None
-        key_tensor = None if key_ids is None else torch.tensor(key_ids, device=device)
-        if key_tensor is not None and tokenizer is not None:
-            special = torch.isin(key_tensor, torch.tensor(sorted(tokenizer.special_ids), dtype=torch.long, device=device))
-        described[group] = Tokens(queries, keys, device, group != "cross", key_tensor, special)
-    return described
-
 
 Kept = dict[str, Tensor]
 
@@ -84,6 +44,9 @@ class Recorder:
     def __init__(self, watches: list[Watch]) -> None:
         self.watches = watches
         self.kept: list[dict[Group, dict[int, Kept]]] = [defaultdict(dict) for _ in watches]
+        """Of each sequence, layer by layer."""
+        self._found: list[dict[Group, Kept]] = [{} for _ in watches]
+        """Likewise, all layers together."""
         self.judged: dict[Hashable, Judged] = {}
 
     def __call__(self, call: AttentionCall) -> Float[Tensor, "N H D"]:
@@ -118,28 +81,33 @@ class Recorder:
         return judged
 
     def foresee(self, calls: Sequence[AttentionCall]) -> Foreseen | None:
-        """As `Foresight`: where nobody wants more than means of any layer."""
+        """As `Foresight`: where everybody wants little enough."""
         group, everyone = calls[0].group, range(len(self.watches))
-        if not all(watch.wants_sums_alone(group) for watch in self.watches):
+        if not all(watch.is_simple(group) for watch in self.watches):
             return None
         looked = [any(watch.wants(group, call.layer) for watch in self.watches) for call in calls]
         if not any(looked):
             return Foreseen(layers=[None] * len(calls))
         judged = [self._judge(call, everyone) if wanted else None for call, wanted in zip(calls, looked, strict=True)]
         tokens, top_k = zip(*((watch.tokens[group], watch.selection.top_k) for watch in self.watches), strict=True)
-        return Foreseen(tokens, top_k, QUERY_MEASURES, [None if each is None else each.foreseen for each in judged])
+        counted = [None if each is None else each.foreseen for each in judged]
+        maps = [watch.show(group, calls[0].q.shape[1]) for watch in self.watches]
+        return Foreseen(tokens, top_k, QUERY_MEASURES, counted, maps)
 
-    def take(self, calls: Sequence[AttentionCall], sums: Float[Tensor, "L M H S"], worst: Float[Tensor, "L 2 S"]) -> None:
+    def take(
+        self, calls: Sequence[AttentionCall], wanted: Foreseen, sums: Float[Tensor, "L M H S"], worst: Float[Tensor, "L 2 S"]
+    ) -> None:
         """As `Foresight`."""
-        for call, sums_of_layer, worst_of_layer in zip(calls, sums, worst, strict=True):
-            group, layer = call.group, call.layer
-            found = (sums_of_layer / self._judge(call, range(len(self.watches))).counts).unbind(-1)
-            for watch, kept, means, (error, forbidden) in zip(
-                self.watches, self.kept, found, worst_of_layer.mT.unbind(), strict=True
-            ):
-                if watch.wants(group, layer):
-                    measures = means[:, list(watch.scopes[group].heads)]
-                    kept[group][layer] = {"measures": measures, "row_sum_error": error, "forbidden_mass": forbidden}
+        group, everyone = calls[0].group, range(len(self.watches))
+        counts = torch.stack([self._judge(call, everyone).counts for call in calls])
+        means = (sums / counts).permute(3, 1, 0, 2).contiguous()  # so that the figures of a measure lie side by side
+        for index, (watch, shown) in enumerate(zip(self.watches, wanted.maps, strict=True)):
+            scope = watch.scopes[group]
+            if watch.selection.looks_at_heads and scope.layers:
+                measures = of_scope(means[index].permute(1, 2, 0), scope).transpose(1, 2)
+                errors, masses = worst[list(scope.layers), :, index].unbind(1)
+                found: Kept = {"measures": measures, "row_sum_error": errors, "forbidden_mass": masses}
+                self._found[index][group] = found | ({} if shown is None else {"weights": as_given(shown.weights, scope)})
 
     def _apart(self, call: AttentionCall, index: int, variant: Variant) -> Float[Tensor, "n H D"]:
         """One sequence that attends in another way, which shows its weights if it shows anything."""
@@ -167,32 +135,41 @@ class Recorder:
             if watch.wants(group, layer):
                 self.kept[index][group][layer] = Part(watch, watch.scopes[group], looked, place).keep()
 
-    def groups(self, sequence: int) -> dict[Group, GroupAnalysis]:
-        """What was kept of one sequence, by kind of attention; empty where nothing was asked."""
-        return {group: self._group(self.watches[sequence], group, layers) for group, layers in self.kept[sequence].items()}
+    def found(self, sequence: int) -> dict[Group, Kept]:
+        """What was kept of one sequence, by kind of attention, all layers together; empty where nothing was asked."""
+        for group, layers in self.kept[sequence].items():
+            chosen = [layers[layer] for layer in self.watches[sequence].scopes[group].layers]
+            self._found[sequence][group] = {name: torch.stack([kept[name] for kept in chosen]) for name in chosen[0]}
+        self.kept[sequence].clear()
+        return self._found[sequence]
 
-    def _group(self, watch: Watch, group: Group, layers: dict[int, Kept]) -> GroupAnalysis:
-        scope = watch.scopes[group]
-        names = layers[scope.layers[0]].keys() - CHECKS
-        stacked = {name: torch.stack([layers[layer][name] for layer in scope.layers]) for name in names}
-        figures = dict(zip(QUERY_MEASURES, stacked.pop("measures").unbind(1), strict=True))
-        diagnostics = {name: figures[name] if name in figures else stacked.pop(name) for name in watch.selection.measures}
-        top = TopWeights(stacked.pop("top_keys"), stacked.pop("top_weights")) if "top_keys" in stacked else None
-        compared = COMPARED & stacked.keys()
-        return GroupAnalysis(
-            scope.layers,
-            scope.heads,
-            top=top,
-            diagnostics=defined_for(scope.attention, diagnostics),
-            attention=None if scope.attention is None else scope.attention.kind,
-            comparison=Comparison(**{name: stacked.pop(name) for name in compared}) if compared else None,
-            **stacked,
-        )
+    def groups(self, sequence: int) -> dict[Group, GroupAnalysis]:
+        """The same as an analysis has it."""
+        watch = self.watches[sequence]
+        return {group: analysis_of(watch, watch.scopes[group], kept) for group, kept in self.found(sequence).items()}
 
     def checks(self, sequence: int) -> Checks | None:
         """The worst that was measured anywhere in the sequence."""
-        layers = [kept for layers in self.kept[sequence].values() for kept in layers.values()]
-        return Checks(**{name: max(float(kept[name]) for kept in layers) for name in CHECKS}) if layers else None
+        found = self.found(sequence).values()
+        return Checks(**{name: max(float(kept[name].amax()) for kept in found) for name in CHECKS}) if found else None
+
+
+def analysis_of(watch: Watch, scope: Scope, kept: Kept) -> GroupAnalysis:
+    """What was kept of a kind of attention, by the names of its analysis."""
+    kept = {name: tensor for name, tensor in kept.items() if name not in CHECKS}
+    figures = dict(zip(QUERY_MEASURES, kept.pop("measures").unbind(1), strict=True))
+    diagnostics = {name: figures[name] if name in figures else kept.pop(name) for name in watch.selection.measures}
+    top = TopWeights(kept.pop("top_keys"), kept.pop("top_weights")) if "top_keys" in kept else None
+    compared = COMPARED & kept.keys()
+    return GroupAnalysis(
+        scope.layers,
+        scope.heads,
+        top=top,
+        diagnostics=defined_for(scope.attention, diagnostics),
+        attention=None if scope.attention is None else scope.attention.kind,
+        comparison=Comparison(**{name: kept.pop(name) for name in compared}) if compared else None,
+        **kept,
+    )
 
 
 def look_at(call: AttentionCall, tokens: list[Tokens]) -> Sight:

@@ -13,15 +13,7 @@ from kqv.attention.statistics import quantities_of_weights
 from kqv.config import Group
 from kqv.decoding import Decoded, Plan
 from kqv.diagnostics import QUERY_MEASURES, defined, query_measures
-from kqv.recorder import Watch
-from kqv.selection import Scope
-
-
-def of_scope(tensor: Tensor, scope: Scope) -> Tensor:
-    """The layers and heads that are reported, of [L, H, …]; a view where these are all."""
-    if scope.layers != tuple(range(len(tensor))):
-        tensor = tensor[list(scope.layers)]
-    return tensor if scope.heads == tuple(range(tensor.shape[1])) else tensor[:, list(scope.heads)]
+from kqv.watch import Watch, of_scope
 
 
 def groups(plan: Plan, watch: Watch, decoded: Decoded, index: int) -> dict[Group, GroupAnalysis]:

@@ -20,6 +20,7 @@ LAYERS = (
     ("kqv.batch",),
     ("kqv.rows",),
     ("kqv.inputs", "kqv.recorder"),
+    ("kqv.watch",),
     ("kqv.tokenizer", "kqv.checkpoints", "kqv.checkpoints.*", "kqv.store"),
     ("kqv.huggingface", "kqv.huggingface.*"),
     ("kqv.analysis",),

@@ -15,7 +15,9 @@ import kqv.recorder
 from kqv.sampling import choose
 
 PROMPTS = [[5, 11, 7, 3, 29, 17], [2], [41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51]]
-WEIGHTS, LOGITS = {"rtol": 0, "atol": 1e-5}, {"rtol": 0, "atol": 1e-4}  # as for a single pass; a cache changes only the blocking
+# Either way of reading rounds in its own order. T5 doesn't scale its scores, which are large in a random one: measured, each way's
+# weights are then up to 1.2e-5 from those in float64.
+WEIGHTS, LOGITS = {"rtol": 0, "atol": 2.4e-5}, {"rtol": 0, "atol": 1e-4}
 
 
 def gpt2() -> tuple[Any, Any]:

@@ -117,6 +117,11 @@ SUMS = [
     kqv.Selection(weights="none", diagnostics="none"),
     kqv.Selection(weights="none", diagnostics=("duplicate",), layers=(0,), outputs=("hidden", "pooled")),
 ]
+MAPS = [
+    kqv.Selection(),
+    kqv.Selection(diagnostics="none", layers=(-1, 0, -1), heads=(0, -1, 0)),
+    kqv.Selection(diagnostics=("entropy",), layers=(1,), queries=(0, 1), keys=(0, 1)),
+]
 MORE = [
     kqv.Selection(weights="top", top_k=2, diagnostics="none"),
     kqv.Selection(weights="none", per_query=True),
@@ -127,15 +132,17 @@ MORE = [
 ]
 
 
-def analyses(network: Any, transformer: Transformer, selections: list[kqv.Selection]) -> list[kqv.Analysis]:
-    """Of a batch of all prompts, each looked at by one of the selections."""
+def analyses(
+    network: Any, transformer: Transformer, selections: list[kqv.Selection], prompts: list[tuple[int, ...]] = PROMPTS
+) -> list[kqv.Analysis]:
+    """Of a batch of all prompts, twice, each looked at by one of the selections."""
     model = kqv.Model("random", transformer, None, "random")
     model.__dict__["network"] = network
-    jobs = [kqv.Job(model.read(ids), selections[place % len(selections)]) for place, ids in enumerate(PROMPTS * 2)]
+    jobs = [kqv.Job(model.read(ids), selections[place % len(selections)]) for place, ids in enumerate(prompts * 2)]
     return model.analyze_jobs(jobs)
 
 
-@given(config=configs(), selections=st.lists(st.sampled_from(SUMS + MORE[:1]), min_size=1, max_size=4))
+@given(config=configs(), selections=st.lists(st.sampled_from(SUMS + MAPS + MORE[:1]), min_size=1, max_size=4))
 @settings(max_examples=20, deadline=None)
 def test_figures_are_those_of_the_recorder(config: dict[str, Any], selections: list[kqv.Selection]) -> None:
     torch.manual_seed(0)
@@ -147,18 +154,39 @@ def test_figures_are_those_of_the_recorder(config: dict[str, Any], selections: l
             torch.testing.assert_close(
                 figures.diagnostics, theirs.attention[group].diagnostics, rtol=1e-4, atol=2e-5, equal_nan=True
             )
+            torch.testing.assert_close(figures.weights, theirs.attention[group].weights, rtol=1e-4, atol=2e-5)
         assert (ours.checks is None) == (theirs.checks is None)
         if ours.checks is not None:
             assert ours.checks.row_sum_error < 1e-6
             assert ours.checks.forbidden_mass == 0
 
 
-def test_a_pass_whose_sums_alone_are_wanted_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+LONG = [tuple(7 * place % 97 for place in range(length)) for length in (95, 96, 97, 373)]
+"""As long as a tile of keys, one more and one less, and several tiles, of which queries see parts."""
+
+
+@pytest.mark.parametrize("architecture", ["encoder", "decoder"])
+@pytest.mark.parametrize("positions", ["none", "relative", "linear"])
+def test_maps_of_several_tiles_are_those_of_the_recorder(architecture: str, positions: str) -> None:
+    torch.manual_seed(0)
+    layers = {"encoder_layers": 2} if architecture == "encoder" else {"decoder_layers": 2, "windows": (0, 101)}
+    shape = {"d_model": 36, "num_heads": 6, "num_key_value_heads": 3, "d_feed_forward": 53, "context": 401}
+    transformer = random_model(architecture=architecture, positions=positions, **layers, **shape)
+    selections = [kqv.Selection(), kqv.Selection(queries=(7, 90), keys=(50, 91), heads=(4, 1)), kqv.Selection(weights="none")]
+    found, expected = (analyses(network, transformer, selections, LONG) for network in (laid_out(transformer), transformer))
+    for ours, theirs in zip(found, expected, strict=True):
+        weights, close_to = ours.attention[architecture].weights, theirs.attention[architecture].weights
+        torch.testing.assert_close(weights, close_to, rtol=1e-4, atol=1e-5)
+        if weights is not None and weights.shape[-1] == len(ours.token_ids):
+            assert (weights.sum(-1) - 1).abs().max() < 4e-6  # the rounding of 373 weights, and of their sum
+
+
+def test_a_pass_whose_sums_and_maps_alone_are_wanted_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     transformer = random_model(architecture="encoder", encoder_layers=2, d_model=36, num_heads=2, d_feed_forward=53)
     ours, calls = laid_out(transformer), []
     attend = Recorder.__call__
     monkeypatch.setattr(Recorder, "__call__", lambda recorder, call: calls.append(call.layer) or attend(recorder, call))
-    for selections in (SUMS, *([each] for each in SUMS)):
+    for selections in (SUMS + MAPS, *([each] for each in SUMS + MAPS)):
         analyses(ours, transformer, selections)
     assert calls == []
     for selection in MORE:

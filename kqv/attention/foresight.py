@@ -26,8 +26,21 @@ class Counted:
         return self.visible_keys[0].clamp(min=2).float().log()
 
 
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """The part of one sequence's maps that is wanted: of some layers and heads, each once, a crop of queries and keys."""
+
+    weights: Float[Tensor, "L h Q K"]
+    """Where they are written; zeros until then."""
+    layers: tuple[int, ...]
+    places: Int[Tensor, " H"]
+    """Which of the shown heads each is, −1 for one that isn't shown; int32."""
+    queries: slice
+    keys: slice
+
+
 class Foreseen(NamedTuple):
-    """What is wanted of all layers: nothing but sums over the queries of each sequence, and nothing at all of some layers."""
+    """What is wanted of all layers: sums over the queries of each sequence, weights, and nothing at all of some layers."""
 
     tokens: Sequence[Tokens] = ()
     """What is known of each sequence."""
@@ -35,6 +48,8 @@ class Foreseen(NamedTuple):
     """How many of the largest weights are summed in each."""
     measures: Sequence[str] = ()
     layers: Sequence[Counted | None] = ()
+    maps: Sequence[Shown | None] = ()
+    """Of each sequence; None where no weights are wanted."""
 
 
 @runtime_checkable
@@ -45,7 +60,9 @@ class Foresight(Protocol):
         """Attend."""
 
     def foresee(self, calls: Sequence[AttentionCall]) -> Foreseen | None:
-        """What is wanted of a call for each layer, which are yet to be; None where that is more than sums."""
+        """What is wanted of a call for each layer, which are yet to be; None where that is more than sums and weights."""
 
-    def take(self, calls: Sequence[AttentionCall], sums: Float[Tensor, "L M H S"], worst: Float[Tensor, "L 2 S"]) -> None:
-        """What was found: the sums, and the worst `row_sum_error` and `forbidden_mass` of each sequence."""
+    def take(
+        self, calls: Sequence[AttentionCall], wanted: Foreseen, sums: Float[Tensor, "L M H S"], worst: Float[Tensor, "L 2 S"]
+    ) -> None:
+        """What was found: the sums, and the worst `row_sum_error` and `forbidden_mass` of each sequence; weights are written."""

@@ -7,6 +7,7 @@
 #include <omp.h>
 
 #include "lanes.h"
+#include "maps.h"
 #include "masks.h"
 #include "products.h"
 #include "statistics.h"
@@ -28,13 +29,26 @@ INLINE int side_of(const Lanes *lanes, const Keys *keys, const Sequence *sequenc
     return sequence->same && keys->first > (int)lanes->place[last / WIDTH][last % WIDTH] ? AFTER : ABOUT;
 }
 
+/* Whether some lane doesn't see some of the keys. */
+INLINE int is_partial(const Lanes *lanes, const Keys *keys)
+{
+    return keys->first < lanes->full_from || keys->first + keys->count > lanes->full_to;
+}
+
+/* The lanes' scores of one tile of keys. */
+INLINE void score(Lanes *lanes, const Keys *keys, const Call *call, const Sequence *sequence, const int vectors)
+{
+    const int partial = is_partial(lanes, keys);
+    score_tile(lanes, keys->keys, keys->count, call->width, vectors);
+    if (partial || lanes->bias[0] || lanes->table[0])
+        bias_and_mask(lanes, sequence, keys->first, keys->count, partial, vectors);
+}
+
 /* Let the lanes see one tile of keys. */
 INLINE void see(Lanes *lanes, const Keys *keys, const Call *call, const Sequence *sequence, const int vectors, const int statistics)
 {
-    const int count = keys->count, partial = keys->first < lanes->full_from || keys->first + count > lanes->full_to;
-    score_tile(lanes, keys->keys, count, call->width, vectors);
-    if (partial || lanes->bias[0] || lanes->table[0])
-        bias_and_mask(lanes, sequence, keys->first, count, partial, vectors);
+    const int count = keys->count, partial = is_partial(lanes, keys);
+    score(lanes, keys, call, sequence, vectors);
     for (int j = count; j % STRETCH; j++)
         for (int c = 0; c < vectors; c++)
             lanes->tile[j][c] = spread(NOTHING);
@@ -70,6 +84,25 @@ static void see_keys(Lanes *lanes, const Keys *keys, const Call *call, const Seq
     case 2: see_by(lanes, keys, call, sequence, 2); break;
     case 3: see_by(lanes, keys, call, sequence, 3); break;
     default: see_by(lanes, keys, call, sequence, 4);
+    }
+}
+
+/* A tile's e once more, where further keys have been seen since: now that the maximum is that of all. */
+INLINE void weigh(Lanes *lanes, const Keys *keys, const Call *call, const Sequence *sequence, const int vectors)
+{
+    score(lanes, keys, call, sequence, vectors);
+    for (int j = 0; j < keys->count; j++)
+        for (int c = 0; c < vectors; c++)
+            lanes->tile[j][c] = weight(lanes->tile[j][c], lanes->maximum[c]);
+}
+
+static void weigh_keys(Lanes *lanes, const Keys *keys, const Call *call, const Sequence *sequence)
+{
+    switch ((lanes->count + WIDTH - 1) / WIDTH) {
+    case 1: weigh(lanes, keys, call, sequence, 1); break;
+    case 2: weigh(lanes, keys, call, sequence, 2); break;
+    case 3: weigh(lanes, keys, call, sequence, 3); break;
+    default: weigh(lanes, keys, call, sequence, 4);
     }
 }
 
@@ -138,6 +171,29 @@ static int64_t count_tasks(const Call *call, int64_t together)
     return tasks;
 }
 
+/* Whether some of a part's lanes see any of the keys from `first` on. */
+INLINE int sees_from(const Lanes *lanes, int first) { return first < lanes->highest && first + KEYS > lanes->lowest; }
+
+/* Write out the weights of the parts' lanes, which saw the keys lowest … highest − 1: if that was one tile, they are in it still. */
+static void show_parts(Scratch *scratch, const Call *call, const Sequence *sequence, Cut cut, int64_t key_head, int64_t start, int parts,
+                       int lowest, int highest)
+{
+    const Map *map = call->maps + (sequence - call->sequences);
+    const int again = highest - lowest > KEYS;
+    for (int first = lowest; first < highest; first += KEYS) {
+        if (again)
+            read_keys(&scratch->keys, call, sequence, key_head, first, highest - first < KEYS ? highest - first : KEYS);
+        for (int part = 0; part < parts; part++) {
+            Lanes *lanes = scratch->lanes + part;
+            if (!sees_from(lanes, first))
+                continue;
+            if (again)
+                weigh_keys(lanes, &scratch->keys, call, sequence);
+            write_tile(lanes, &scratch->keys, call, map, key_head, start + part * cut.size);
+        }
+    }
+}
+
 /* A task: some parts of one sequence's lanes, for one key head. */
 static void attend_parts(Scratch *scratch, const Call *call, const Sequence *sequence, Cut cut, int64_t key_head, int64_t task)
 {
@@ -152,11 +208,13 @@ static void attend_parts(Scratch *scratch, const Call *call, const Sequence *seq
     for (int first = lowest; first < highest; first += KEYS) {
         read_keys(&scratch->keys, call, sequence, key_head, first, highest - first < KEYS ? highest - first : KEYS);
         for (int part = 0; part < parts; part++)
-            if (first < scratch->lanes[part].highest && first + KEYS > scratch->lanes[part].lowest)
+            if (sees_from(scratch->lanes + part, first))
                 see_keys(scratch->lanes + part, &scratch->keys, call, sequence);
     }
     for (int part = 0; part < parts; part++)
         finish(scratch->lanes + part, call, sequence, key_head, start + part * cut.size);
+    if (call->maps && call->maps[sequence - call->sequences].weights)
+        show_parts(scratch, call, sequence, cut, key_head, start, parts, lowest, highest);
 }
 
 void kqv_attend(const Call *call)

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from kqv.attention.biases import Bias, added
 from kqv.attention.call import AttentionCall, Limits, SequenceAttention, stretches
+from kqv.attention.foresight import Shown
 from kqv.attention.lowering import MARGIN, TOP, Attended, biased, side_by_side, sum_more
 from kqv.attention.masks import Everything, visible
 from kqv.attention.relations import Tokens
@@ -25,11 +26,17 @@ class CSequence(ctypes.Structure):
     _fields_ = fields(pointer="keys values table ids special", long="start num_queries num_keys table_stride", int="top_k same")
 
 
+class CMap(ctypes.Structure):
+    """`Map` in call.h."""
+
+    _fields_ = fields(pointer="weights shown", long="first_query num_queries first_key num_keys")
+
+
 class CCall(ctypes.Structure):
     """`Call` in call.h."""
 
     _fields_ = fields(
-        pointer="queries output quantities low high bias sequences",
+        pointer="queries output quantities low high bias sequences maps",
         long="num_sequences tokens heads key_heads width query_stride key_stride value_stride bias_length bias_zero",
         float="scale",
     )
@@ -106,6 +113,18 @@ def attend(call: AttentionCall, tokens: Sequence[Tokens] = (), top_k: Sequence[i
     if asked.quantities is not None and max(top_k) > TOP:
         sum_more(call, asked.quantities, top_k)
     return Attended(asked.output.to(call.q.dtype), asked.quantities)
+
+
+def keep_maps(maps: Sequence[Shown | None], layers: int) -> list["ctypes.Array[CMap]"]:
+    """What is kept of each layer's weights, a map a sequence."""
+    kept = [(CMap * len(maps))() for _ in range(layers)]
+    for index, shown in enumerate(maps):
+        if shown is not None:
+            queries, keys = shown.queries, shown.keys
+            crop = (queries.start, queries.stop - queries.start, keys.start, keys.stop - keys.start)
+            for layer, weights in zip(shown.layers, shown.weights, strict=True):
+                kept[layer][index] = CMap(weights.data_ptr(), shown.places.data_ptr(), *crop)
+    return kept
 
 
 class Added(NamedTuple):

@@ -21,6 +21,13 @@ typedef struct {
     int32_t same;               /* whether queries and keys are the same tokens, the queries being the last of the keys */
 } Sequence;
 
+/* The part of one sequence's maps that is kept. */
+typedef struct {
+    float *weights;       /* [shown heads][num_queries][num_keys], zeros, of which what is seen is written; or NULL: nothing is kept */
+    const int32_t *shown; /* [heads]: which of the shown heads each is; −1 for one that isn't shown */
+    int64_t first_query, num_queries, first_key, num_keys;
+} Map;
+
 typedef struct {
     const float *queries;      /* [tokens][heads][width] */
     float *output;             /* [tokens][heads][width], contiguous */
@@ -28,6 +35,7 @@ typedef struct {
     const int32_t *low, *high; /* [tokens]: a query sees the keys low … high − 1 of its sequence */
     const float *bias;         /* [heads][bias_length]: what is added at query i and key j lies at i − j + bias_zero; or NULL */
     const Sequence *sequences;
+    const Map *maps;           /* [sequences]; or NULL: none is kept */
     int64_t num_sequences, tokens, heads, key_heads, width;
     int64_t query_stride, key_stride, value_stride; /* from one token to the next */
     int64_t bias_length, bias_zero;

@@ -47,6 +47,7 @@ typedef struct {
     const float *most;         /* [tokens]: the entropy of a query that looks at all that it sees alike */
     float *sums;               /* [measures][heads][sequences] */
     float *worst;              /* [2][sequences]: |Σ weights − 1|, and the largest weight of a masked key */
+    const Map *maps;           /* [sequences]: what is kept of the weights; or NULL: nothing */
 } Look;
 
 typedef struct {
@@ -273,7 +274,7 @@ int kqv_pass(const Pass *pass, const Looks *looks)
     for (int64_t layer = 0; layer < pass->stack->num_layers; layer++) {
         const Look *look = looks->looks + layer;
         Call call = *looks->call;
-        call.low = look->low, call.high = look->high;
+        call.low = look->low, call.high = look->high, call.maps = look->maps;
         if (!look->factors)
             call.quantities = NULL;
         if (!kqv_between(pass, layer))

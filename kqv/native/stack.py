@@ -34,7 +34,7 @@ class CPass(ctypes.Structure):
 class CLook(ctypes.Structure):
     """`Look` in pass.c."""
 
-    _fields_ = fields(pointer="low high factors counted most sums worst")
+    _fields_ = fields(pointer="low high factors counted most sums worst maps")
 
 
 class CLooks(ctypes.Structure):

@@ -26,6 +26,17 @@ typedef float Unaligned __attribute__((vector_size(4 * WIDTH), aligned(4), may_a
 INLINE Vector spread(float x) { return x - (Vector){0}; }
 INLINE Vector load(const float *from) { return *(const Unaligned *)from; }
 INLINE void store(float *to, Vector x) { *(Unaligned *)to = x; }
+
+/* Store the first `count` lanes. */
+INLINE void store_some(float *to, Vector x, int count)
+{
+    if (count == WIDTH)
+        store(to, x);
+    else
+        for (int lane = 0; lane < count; lane++)
+            to[lane] = x[lane];
+}
+
 INLINE Vector pick(Integers condition, Vector yes, Vector no) 
 {
     return (Vector)((condition & (Integers)yes) | (~condition & (Integers)no));

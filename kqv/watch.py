@@ -1,0 +1,84 @@
+"""What is to be looked at in one sequence, and the facts about its tokens that the diagnostics need."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kqv.attention.foresight import Shown
+from kqv.attention.lowering import TOP
+from kqv.attention.relations import Tokens
+from kqv.config import Group
+from kqv.diagnostics import DIAGNOSTICS
+from kqv.selection import PER_HEAD, Scope, Selection
+from kqv.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class Watch:
+    """One sequence's selection, settled, and its tokens."""
+
+    selection: Selection
+    scopes: dict[Group, Scope]
+    tokens: dict[Group, Tokens]
+
+    def is_simple(self, group: Group) -> bool:
+        """Whether nothing is wanted of the heads but means over queries, and weights as they are."""
+        chosen = self.selection
+        reduced = chosen.weights in ("top", "pooled")
+        by_query = reduced or chosen.per_query or chosen.top_k > TOP or not PER_HEAD.isdisjoint(chosen.outputs)
+        return (
+            not by_query and self.scopes[group].attention is None and not any(DIAGNOSTICS[name].of_head for name in chosen.measures)
+        )
+
+    def wants(self, group: Group, layer: int) -> bool:
+        """Whether anything of this layer is reported."""
+        return self.selection.looks_at_heads and layer in self.scopes[group].layers
+
+    def show(self, group: Group, heads: int) -> Shown | None:
+        """Room for the weights that are wanted of this kind of attention, which has so many heads; None where none are."""
+        if self.selection.weights != "full":
+            return None
+        scope = self.scopes[group]
+        layers, chosen = once(scope.layers), once(scope.heads)
+        places = torch.full((heads,), -1, dtype=torch.int32)
+        places[list(chosen)] = torch.arange(len(chosen), dtype=torch.int32)
+        weights = torch.zeros(len(layers), len(chosen), *scope.map_size, dtype=torch.float32)
+        return Shown(weights, layers, places, scope.queries, scope.keys)
+
+
+def describe(
+    lengths: dict[Group, tuple[int, int]],
+    ids: dict[Group, tuple[int, ...] | None],
+    device: torch.device,
+    tokenizer: Tokenizer | None,
+) -> dict[Group, Tokens]:
+    """What the diagnostics know of the tokens of each kind of attention: `lengths` of queries and keys, `ids` of the keys."""
+    described: dict[Group, Tokens] = {}
+    for group, (queries, keys) in lengths.items():
+        key_ids, special = ids[group], None
+        key_tensor = None if key_ids is None else torch.tensor(key_ids, device=device)
+        if key_tensor is not None and tokenizer is not None:
+            special = torch.isin(key_tensor, torch.tensor(sorted(tokenizer.special_ids), dtype=torch.long, device=device))
+        described[group] = Tokens(queries, keys, device, group != "cross", key_tensor, special)
+    return described
+
+
+def of_scope(tensor: Tensor, scope: Scope) -> Tensor:
+    """The layers and heads that are reported, of [L, H, …]; a view where these are all."""
+    if scope.layers != tuple(range(len(tensor))):
+        tensor = tensor[list(scope.layers)]
+    return tensor if scope.heads == tuple(range(tensor.shape[1])) else tensor[:, list(scope.heads)]
+
+
+def once(indices: tuple[int, ...]) -> tuple[int, ...]:
+    """Each index once, in the order in which they come."""
+    return tuple(dict.fromkeys(indices))
+
+
+def as_given(tensor: Tensor, scope: Scope) -> Tensor:
+    """The scope's layers and heads as it names them, of [l, h, …] of each of them once."""
+    for dim, indices in enumerate((scope.layers, scope.heads)):
+        if once(indices) != indices:
+            tensor = tensor.index_select(dim, torch.tensor([once(indices).index(index) for index in indices]))
+    return tensor
