@@ -1,7 +1,9 @@
 """Requests and answers as safetensors files: tensors by the path of their field, all other fields as JSON in the metadata."""
 
+import json
 import struct
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from itertools import pairwise
 from typing import Any
@@ -56,9 +58,18 @@ def read_file(body: bytes) -> dict[str, Any]:
 
 
 def metadata_of(body: bytes) -> Mapping[str, str]:
-    """The texts in the header of a file that has been checked."""
-    metadata: Mapping[str, str] = orjson.loads(header_of(body)).get("__metadata__") or {}
+    """The texts in the header of a file that has been checked. Raises `MalformedError` for a name that stands there twice."""
+    metadata: Mapping[str, str] = json.loads(header_of(body).decode(), object_pairs_hook=once_each).get("__metadata__") or {}
     return metadata
+
+
+def once_each(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a header. Raises `MalformedError` for a name that it has twice: of two tensors, other readers take the first."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        [(name, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise MalformedError(f"the body is not a safetensors file: its header has {name[:64]!r} twice")
+    return found
 
 
 def header_of(body: bytes) -> bytes:

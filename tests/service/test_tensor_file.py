@@ -298,6 +298,10 @@ LIES = {
     "trailing bytes": raw({"q": entry()}, b"12345"),
     "metadata that is no text": raw({"__metadata__": {"request": 5}}),
     "metadata twice": raw(b'{"__metadata__":{"request":"{}"},"__metadata__":{"request":"{}"}}'),
+    "a text twice": raw(b'{"__metadata__":{"request":"{}","request":"{}"}}'),
+    "a tensor twice": raw(f'{{"q":{json.dumps(entry())},"q":{json.dumps(entry(offsets=(4, 8)))}}}'.encode(), b"12345678"),
+    "a tensor twice, at one place": raw(f'{{"q":{json.dumps(entry())},"\\u0071":{json.dumps(entry())}}}'.encode(), b"1234"),
+    "a field twice": raw(b'{"q":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4],"by":1,"by":2}}', b"1234"),
     "JSON": b'{"q": [[1]], "k": [[1]], "v": [[1]]}',
 }
 
