@@ -10,18 +10,26 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from service.errors import ForbiddenError
 from service.http.embed_tokens import Grant
 from service.state import Service
 from service.work.caller import TIMEOUT_HEADER, Caller, read_timeout_ms
 
 
 async def get_service(request: Request) -> Service:
-    """The service that the app was made with; where an embed token asks, with the models that it grants alone."""
+    """The service that the app was made with; where an embed token asks, with the models that it grants alone.
+
+    Raises `ForbiddenError` for a token that grants none of those that are served, as after a restart with others.
+    """
     service: Service = request.app.state.service
     grant: Grant | None = getattr(request.state, "grant", None)
     if grant is None or grant.models is None:
         return service
-    return replace(service, models=service.models.only(grant.models))
+    models = service.models.only(grant.models)
+    if service.models.ready and not models.ready:
+        names = ", ".join(grant.models)
+        raise ForbiddenError(f"this embed token is for {names} alone, and no such model is served; ask for another token")
+    return replace(service, models=models)
 
 
 ServiceDependency = Annotated[Service, Depends(get_service)]

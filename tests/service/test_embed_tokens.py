@@ -4,6 +4,7 @@ import json
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -141,6 +142,27 @@ def test_token_for_a_model_that_is_not_there_is_refused(server: httpx.Client) ->
     problem(server.post("/v1/embed-tokens", json=body, headers=bearer(KEY)), 404)
 
 
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/analyze"), ("GET", "/v1/models"), ("GET", "/v1/models/gone")])
+def test_token_whose_models_are_gone_is_refused_for_good(server: httpx.Client, decoder: kqv.Model, method: str, path: str) -> None:
+    """Not as if they were still being loaded: nobody is to come back for them."""
+    gone = bearer(EmbedTokens(Settings(embed_secret=SECRET)).make(replace(GRANT, models=("gone", "lost"))))
+    document = problem(server.request(method, path, json=BODY, headers=gone), 403)
+    assert document["detail"] == "this embed token is for gone, lost alone, and no such model is served; ask for another token"
+    one_left = bearer(EmbedTokens(Settings(embed_secret=SECRET)).make(replace(GRANT, models=("gone", decoder.id))))
+    assert server.post("/v1/analyze", json=BODY, headers=one_left).json()["model"] == decoder.id
+    problem(server.post("/v1/analyze", json=BODY | {"model": "gone"}, headers=one_left), 404)
+
+
+def test_token_waits_for_models_that_are_being_loaded(model: kqv.Model) -> None:
+    models = Models(lambda: [model])
+    token = bearer(EmbedTokens(Settings(embed_secret=SECRET)).make(replace(GRANT, models=(model.id,))))
+    app = create_app(Settings(workers=1, threads=1, api_keys=f"site:{KEY}", embed_secret=SECRET), models)
+    with listening(app) as url, httpx.Client(base_url=url, timeout=10) as client:
+        assert problem(client.post("/v1/analyze", json=BODY, headers=token), 503)["title"] == "Unavailable"
+        models.load()
+        assert client.post("/v1/analyze", json=BODY, headers=token).status_code == 200
+
+
 def tampered(token: str) -> Iterator[tuple[str, str]]:
     version, payload, signature = token.split(".")
     fields = json.loads(urlsafe_b64decode(payload + "=="))
@@ -155,7 +177,7 @@ def tampered(token: str) -> Iterator[tuple[str, str]]:
     yield "others' secret", EmbedTokens(Settings(embed_secret="x" * 32)).make(GRANT)
 
 
-GRANT = Grant("site", (HOST,), ("analyze",), None, 1 << 40)
+GRANT = Grant("site", (HOST,), ("analyze", "models"), None, 1 << 40)
 
 
 def test_no_other_token_opens_anything(server: httpx.Client) -> None:
