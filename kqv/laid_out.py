@@ -7,6 +7,7 @@ between two calls.
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -83,7 +84,7 @@ class LaidOutStack:
         if run.rotation is not None:
             call.cosines, call.sines = run.rotation.cos.data_ptr(), run.rotation.sin.data_ptr()
         attentions = [block.self_attention for block in self.stack.blocks]
-        if inputs.caches or not at_once(call, [calling(attention, asked, run) for attention in attentions], attend):
+        if inputs.caches or not at_once(call, calling_all(attentions, asked, run), attend):
             for layer, attention in enumerate(attentions):
                 between(call, layer)
                 given = attend(calling(attention, asked, run)).contiguous()
@@ -120,6 +121,12 @@ def calling(attention: Attention, asked: Float[Tensor, "N _"], run: Pass) -> Att
     """The call of a layer whose heads ask this."""
     q, k, v = attention.heads(asked[:, : sum(attention.widths)])
     return attention.call(q, *attention.remember(run.packing.split(k), run.packing.split(v), run.caches), run)
+
+
+def calling_all(attentions: Sequence[Attention], asked: Float[Tensor, "N _"], run: Pass) -> list[AttentionCall]:
+    """The same of all layers of a pass without caches, each of which will ask in the same place."""
+    first = calling(attentions[0], asked, run)
+    return [replace(first, layer=each.layer, mask=each.mask, projection=each.projection) for each in attentions]
 
 
 def foresee(attend: Attend, calls: Sequence[AttentionCall]) -> Foreseen | None:

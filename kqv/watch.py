@@ -58,8 +58,8 @@ def describe(
     for group, (queries, keys) in lengths.items():
         key_ids, special = ids[group], None
         key_tensor = None if key_ids is None else torch.tensor(key_ids, device=device)
-        if key_tensor is not None and tokenizer is not None:
-            special = torch.isin(key_tensor, torch.tensor(sorted(tokenizer.special_ids), dtype=torch.long, device=device))
+        if key_ids is not None and tokenizer is not None:
+            special = torch.tensor([index in tokenizer.special_ids for index in key_ids], device=device)
         described[group] = Tokens(queries, keys, device, group != "cross", key_tensor, special)
     return described
 

@@ -47,7 +47,7 @@ LAYERS = (
     ("kqv.attention.masks", "kqv.attention.drawing"),
     ("kqv.native.decoder", "kqv.native.stack"),
     ("kqv.native.panels",),
-    ("kqv.native.matrices", "kqv.native.figures", "kqv.native.shapes"),
+    ("kqv.native.matrices", "kqv.native.figures", "kqv.native.relations", "kqv.native.shapes"),
     ("kqv.native", "kqv.native.library", "kqv.native.structures", "kqv.native.arena"),
     ("kqv.cache", "kqv.packing", "kqv.positions", "kqv.scratch"),
     ("kqv.config",),

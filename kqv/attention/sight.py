@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kqv.attention.masks import Index, Mask, along_axes
 from kqv.attention.relations import RELATIONS, Tokens
+from kqv.native.relations import Known, relate
 
 MUST_SEE = frozenset({"next", "duplicate", "induction"})
 """Relations in which a key counts only for those who may see it; of the others it is enough that there is one."""
@@ -54,6 +55,18 @@ def look_along(low: Int[Tensor, " N"], high: Int[Tensor, " N"], tokens: Sequence
 
     A key in the relation is then seen if the nearest one is, so that nothing needs a map.
     """
+    sequences = [
+        Known(known.ids32 if known.same else None, known.queries, known.keys, known.same, known.has_special) for known in tokens
+    ]
+    related = relate(low, high, sequences)
+    if related is None:
+        related = relate_along(low, high, tokens)
+    visible = (high - low).clamp(min=0)[None]
+    return Sight(visible.to(tokens[0].device), related.to(tokens[0].device))
+
+
+def relate_along(low: Int[Tensor, " N"], high: Int[Tensor, " N"], tokens: Sequence[Tokens]) -> Bool[Tensor, " R 1 N"]:
+    """Whether they see a key of each of `RELATIONS`."""
     place = torch.cat([torch.arange(known.read, known.read + known.queries) for known in tokens])
     same, has_ids, has_special = (
         torch.tensor([known.knows(name) for known in tokens]).repeat_interleave(torch.tensor([known.queries for known in tokens]))
@@ -70,8 +83,7 @@ def look_along(low: Int[Tensor, " N"], high: Int[Tensor, " N"], tokens: Sequence
         "duplicate": has_ids & ((before >= low) | (after < high)),
         "induction": has_ids & (follower >= low),
     }
-    related = torch.stack([found[name] for name in RELATIONS])[:, None]
-    return Sight((high - low).clamp(min=0)[None].to(tokens[0].device), related.to(tokens[0].device))
+    return torch.stack([found[name] for name in RELATIONS])[:, None]
 
 
 def join_sights(parts: Sequence[Sight]) -> Sight:

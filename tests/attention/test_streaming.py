@@ -13,7 +13,8 @@ from kqv.attention.biases import Linear, Relative, Tabulated, alibi_slopes
 from kqv.attention.call import OutputProjection
 from kqv.attention.masks import Causal, Everything, Mask, Table, Window
 from kqv.attention.packed import observe_packed
-from kqv.attention.sight import look, look_along
+from kqv.attention.relations import Tokens
+from kqv.attention.sight import look, look_along, relate_along
 from kqv.attention.statistics import QUANTITIES, Statistics, gather
 from kqv.attention.streaming import streaming
 from kqv.native import attention as native
@@ -191,8 +192,13 @@ def test_the_size_of_a_block_changes_nothing(block: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("mask", [Everything(), Causal(), Window(before=4, after=2)], ids=["everything", "causal", "window"])
 @pytest.mark.parametrize("lengths", [(9, 9), (3, 17)])
-def test_sight_is_the_same_by_nearest_keys_and_by_all(mask: Mask, lengths: tuple[int, int]) -> None:
+@pytest.mark.parametrize("by", ["C", "torch"])
+def test_sight_is_the_same_by_nearest_keys_and_by_all(
+    mask: Mask, lengths: tuple[int, int], by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(3)
+    if by == "torch":
+        monkeypatch.setattr("kqv.attention.sight.relate", lambda *_: None)
     call, tokens = make_call([lengths], mask), known(*lengths)
     limits = call.limits()
     assert limits is not None
@@ -200,6 +206,27 @@ def test_sight_is_the_same_by_nearest_keys_and_by_all(mask: Mask, lengths: tuple
     quick, slow = look_along(*limits, [tokens]), look(sequence.mask, tokens)
     assert torch.equal(quick.visible_keys, slow.visible_keys)
     assert torch.equal(quick.related, slow.related)
+
+
+IDS = st.lists(st.sampled_from([0, 1, 16, 17, 32, 4096, 2**31 - 1]), min_size=1, max_size=40)
+"""Few, so that they come again, and some that a table of 16 or of 64 puts into the same place."""
+
+
+@needs_native
+@settings(deadline=None, max_examples=100)
+@given(
+    batch=st.lists(st.tuples(IDS, st.booleans(), st.booleans(), st.integers(0, 5)), min_size=1, max_size=5),
+    mask=st.sampled_from([Everything(), Causal(), Window(before=3, after=1)]),
+)
+def test_relations_of_a_batch_in_c_are_those_in_torch(batch: list[tuple[list[int], bool, bool, int]], mask: Mask) -> None:
+    cpu, lengths, tokens = torch.device("cpu"), [], []
+    for ids, has_ids, same, read in batch:
+        keys, queries = len(ids), max(1, len(ids) - read)
+        lengths.append((queries, keys))
+        tokens.append(Tokens(queries, keys, cpu, same, torch.tensor(ids) if has_ids else None, torch.tensor(ids) == 1))
+    limits = make_call(lengths, mask).limits()
+    assert limits is not None
+    assert torch.equal(look_along(*limits, tokens).related, relate_along(*limits, tokens))
 
 
 def test_lengths_of_what_heads_add_need_no_wide_product() -> None:
