@@ -9,7 +9,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from uuid import uuid4
 
 from starlette.routing import Route
@@ -34,6 +34,8 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS TRACE CONNECT".split())
 NO_ROUTE = "(no route)"
+
+Header = tuple[bytes, bytes]
 
 SECURITY = (
     (b"x-content-type-options", b"nosniff"),
@@ -129,7 +131,7 @@ class Observe:
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                add_headers(message, exchange.request_id)
+                message["headers"] = complete(message.get("headers", ()), exchange.request_id)
                 if scope["app"].state.service.draining:
                     message["headers"].append((b"connection", b"close"))  # or the next request might meet the end of it
             elif message["type"] == "http.response.body":
@@ -157,14 +159,13 @@ def let_go(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def add_headers(message: Message, request_id: str) -> None:
-    """The id, and what keeps a browser from doing more with the answer than it is meant for."""
-    headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+def complete(headers: Collection[Header], request_id: str) -> list[Header]:
+    """An answer's headers, with the id, and with what keeps a browser from doing more with the answer than it is meant for."""
     given = dict(headers)
     is_page = given.get(b"content-type", b"").startswith(b"text/html")
     policy = () if b"content-security-policy" in given else (PAGE_POLICY if is_page else DATA_POLICY, UNFRAMED)
     missing = [each for each in (*SECURITY, *policy) if each[0] not in given]
-    message["headers"] = headers + missing
+    return [*headers, (b"x-request-id", request_id.encode()), *missing]
 
 
 class Shield:

@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 
 from service.errors import document
 from service.http.cycle import Cycle
-from service.http.middleware import DATA_POLICY, SECURITY, UNFRAMED
+from service.http.middleware import complete
 from service.settings import Settings
 
 DETAILS = {
@@ -227,14 +227,13 @@ class Protocol(HttpToolsProtocol):
         request_id = uuid4().hex
         detail = DETAILS[status].format(max_head_bytes=self.max_head_bytes)
         body = orjson.dumps(document(status, detail) | {"request_id": request_id})
-        headers = {
-            "content-type": "application/problem+json",
-            "content-length": str(len(body)),
-            "x-request-id": request_id,
-            "connection": "close",
-        }
-        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-        lines = b"".join(b"%b: %b\r\n" % header for header in (*encoded, *SECURITY, DATA_POLICY, UNFRAMED))
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", b"application/problem+json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        lines = b"".join(b"%b: %b\r\n" % header for header in complete(headers, request_id))
         self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], lines, body))
         self.transport.close()
         if self._asked is not None:
