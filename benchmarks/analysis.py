@@ -6,7 +6,7 @@ import torch
 import transformers
 
 import kqv
-from benchmarks.side_by_side import side_by_side
+from benchmarks.side_by_side import Call, side_by_side
 from kqv.store import find
 from service.cli.load import sentences
 
@@ -27,7 +27,7 @@ def run() -> None:
     for title, (texts, repeats) in BATCHES.items():
         inputs = tokenizer(texts, padding=True, truncation=True, max_length=512, return_tensors="pt")
         sequences = [model.read(text, "right") for text in texts]
-        rivals = {
+        rivals: dict[str, Call] = {
             "kqv forward": partial(model.forward, texts, truncate="right"),
             "kqv diagnostics": partial(analyze, model, sequences, kqv.Selection(weights="none")),
             "kqv weights": partial(analyze, model, sequences, kqv.Selection(diagnostics="none")),
@@ -46,7 +46,7 @@ def run_decoder() -> None:
     eager, sdpa = (random_llama(kind) for kind in ("eager", "sdpa"))
     inputs = transformers.BatchEncoding({"input_ids": ids, "use_cache": False})
     sequences = [model.read(ids[0].tolist())]
-    rivals = {
+    rivals: dict[str, Call] = {
         "kqv forward": partial(model.forward, ids.tolist()),
         "kqv diagnostics": partial(analyze, model, sequences, kqv.Selection(weights="none", outputs=())),
         "transformers sdpa": partial(plain, sdpa, inputs),

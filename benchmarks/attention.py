@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.side_by_side import side_by_side
+from benchmarks.side_by_side import Call, side_by_side
 from kqv.attention.call import AttentionCall, OutputProjection
 from kqv.attention.masks import Causal, Everything
 from kqv.attention.packed import attend_packed, observe_packed
@@ -28,12 +28,12 @@ def run() -> None:
     """Output alone and with statistics, by the C part and by plain torch, against torch's fused kernel."""
     for sequences, length, heads, width, is_causal in SHAPES:
         packed = [torch.randn(sequences * length, heads, width) for _ in "qkv"]
-        padded = [tensor.unflatten(0, (sequences, length)).transpose(1, 2) for tensor in packed]
+        q, k, v = [tensor.unflatten(0, (sequences, length)).transpose(1, 2) for tensor in packed]
         call = make_call(packed, sequences, length, is_causal)
         ids = torch.randint(0, 2000, (sequences, length))
         tokens = [Tokens(length, length, torch.device("cpu"), ids=each, special=each == 0) for each in ids]
-        rivals = {
-            "torch's fused kernel": partial(scaled_dot_product_attention, *padded, is_causal=is_causal),
+        rivals: dict[str, Call] = {
+            "torch's fused kernel": partial(scaled_dot_product_attention, q, k, v, is_causal=is_causal),
             "kqv, the output alone": partial(attend_packed, call),
             "kqv, with all statistics": partial(observe_packed, call, tokens, [8] * sequences),
         }

@@ -5,6 +5,7 @@ import itertools
 import signal
 
 from benchmarks.cluster import Cluster, cluster
+from benchmarks.server import Server
 from benchmarks.side_by_side import CONSOLE
 from service.cli.bench import told
 from service.cli.load import Tally, Target, mixed_bodies, open_loop, poisson
@@ -39,6 +40,6 @@ async def disturb_under_load(replicated: Cluster, requests: int, rate: float) ->
     return tally, disturbed
 
 
-def disturbances(replicated: Cluster) -> list[tuple[object, signal.Signals]]:
+def disturbances(replicated: Cluster) -> list[tuple[Server, signal.Signals]]:
     """One is killed, then all are restarted one by one."""
     return [(replicated.replicas[0], signal.SIGKILL), *((replica, signal.SIGTERM) for replica in replicated.replicas)]

@@ -73,7 +73,7 @@ def hang_up(draw: random.Random, good: Good) -> Pieces:
 def slow_body(draw: random.Random, good: Good) -> Pieces:
     """It comes in the end, and is right: the answer is a 200."""
     step = max(1, len(good.body) // 8)
-    trickle = ((good.body[start : start + step], 0.01) for start in range(0, len(good.body), step))
+    trickle: Iterator[Pieces] = ((good.body[start : start + step], 0.01) for start in range(0, len(good.body), step))
     return sized(good, len(good.body)), *itertools.chain.from_iterable(trickle)
 
 
@@ -120,7 +120,7 @@ def nested(draw: random.Random, good: Good) -> Pieces:
 
 
 def wrong_types(draw: random.Random, good: Good) -> Pieces:
-    value = draw.choice([None, -1, 1e308, True, [], {}, [[]], ["a", 1], "x" * 10_000, {"text": 1}, 10**30])
+    value: object = draw.choice([None, -1, 1e308, True, [], {}, [[]], ["a", 1], "x" * 10_000, {"text": 1}, 10**30])
     field = draw.choice(["input", "layers", "weights", "model", "top_k", "diagnostics"])
     return whole(good, json.dumps({"input": "a", field: value}).encode(), JSON)
 
@@ -175,8 +175,8 @@ def no_id(draw: random.Random, good: Good) -> Pieces:
 
 
 def lying_file(draw: random.Random, good: Good) -> Pieces:
-    entry = {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]}
-    lie = draw.choice(
+    entry: dict[str, object] = {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]}
+    lie: dict[str, object] = draw.choice(
         [{"data_offsets": [2, 6]}, {"data_offsets": [4, 0]}, {"data_offsets": [-4, 4]}, {"dtype": "F99"}, {"shape": [2**62, 2**62]}]
     )
     text = json.dumps({"input.embeddings": entry | lie}).encode()

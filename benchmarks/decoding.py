@@ -21,11 +21,12 @@ def run() -> None:
     [file] = find("smollm2").iterdir()
     model, half = kqv.load("smollm2"), kqv.load("smollm2", dtype=torch.bfloat16)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name).eval()
-    ours = partial(write, model)
+    ours, prompt = partial(write, model), model.read(PROMPT).ids
+    assert prompt is not None
     found = side_by_side(
         f"SmolLM2, {TOKENS} tokens after a prompt",
         {
-            "transformers": partial(generate, theirs, model.read(PROMPT).ids),
+            "transformers": partial(generate, theirs, prompt),
             "kqv": ours,
             "kqv, all attention rows": partial(ours, selection=ROWS),
             "kqv, rows and diagnostics": partial(ours, selection=kqv.Selection(outputs=())),

@@ -3,6 +3,7 @@
 import subprocess
 import sysconfig
 import venv
+from pathlib import Path
 
 from benchmarks.rivals import SCRATCH
 from benchmarks.server import ROOT
@@ -24,6 +25,6 @@ def install() -> None:
     venv.create(FOLDER, with_pip=True, clear=True)
     [packages] = FOLDER.glob("lib/python*/site-packages")
     (packages / "ours.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    pip = [FOLDER / "bin" / "python", "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]
+    pip: list[str | Path] = [FOLDER / "bin" / "python", "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]
     subprocess.run([*pip, REQUIREMENT], check=True)
     stamp.touch()

@@ -6,14 +6,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.table import Table
 
 import kqv
-from benchmarks.side_by_side import CONSOLE
+from benchmarks.side_by_side import CONSOLE, Call
 from kqv.config import ModelConfig
 from kqv.transformer import Transformer
 
@@ -26,7 +26,7 @@ CASES = {
 """The model, the tokens, and how often each is measured."""
 
 
-def peak_mb(call: Callable[[], object]) -> float:
+def peak_mb(call: Call) -> float:
     """Megabytes (10⁶ bytes) of the process's resident memory at its peak, less those before the call. Linux alone tells."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed before would otherwise serve this call, and not be counted
@@ -43,8 +43,16 @@ def resident_kb(name: str) -> int:
 
 def one_layer(context: int) -> kqv.Model:
     """An encoder of BERT's width, with one layer of 12 heads and random weights."""
-    sizes = {"vocabulary_size": 1000, "context": context, "d_model": 768, "num_heads": 12, "d_feed_forward": 3072}
-    transformer = Transformer(ModelConfig(architecture="encoder", encoder_layers=1, **sizes)).requires_grad_(False).eval()
+    config = ModelConfig(
+        architecture="encoder",
+        encoder_layers=1,
+        vocabulary_size=1000,
+        context=context,
+        d_model=768,
+        num_heads=12,
+        d_feed_forward=3072,
+    )
+    transformer = Transformer(config).requires_grad_(False).eval()
     for parameter in transformer.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     return kqv.Model("one-layer", transformer, None, "random")
@@ -76,9 +84,12 @@ def measure(name: str, pass_: str, tokens: int) -> None:
     model = one_layer(tokens) if name == "one-layer" else kqv.load(name)
     ids = [torch.randint(model.config.vocabulary_size // 2, (tokens,)).tolist()]
     model.forward([ids[0][:16]])  # what is loaded once is no part of it
-    call = {"forward": model.forward, "analyze": lambda ids: model.analyze(ids, weights="none", outputs=())}[pass_]
+    passes: dict[str, Call] = {
+        "forward": partial(model.forward, ids),
+        "analyze": partial(model.analyze, ids, weights="none", outputs=()),
+    }
     start = time.perf_counter()
-    peak = peak_mb(lambda: call(ids))
+    peak = peak_mb(passes[pass_])
     print(peak, time.perf_counter() - start)
 
 

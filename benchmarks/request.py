@@ -8,11 +8,12 @@ import httpx
 
 import kqv
 from benchmarks.server import serving
-from benchmarks.side_by_side import side_by_side
+from benchmarks.side_by_side import Call, side_by_side
+from kqv.selection import Weights
 from service.cli.load import sentences
 
 TEXTS = {"9 tokens": "The cat sat on the mat.", "41 tokens": sentences(1, 28, 28)[0]}
-ASKED = {"diagnostics": {"weights": "none"}, "diagnostics and all weights": {"weights": "full"}}
+WEIGHTS: dict[str, Weights] = {"diagnostics": "none", "diagnostics and all weights": "full"}
 
 
 def run() -> None:
@@ -21,16 +22,17 @@ def run() -> None:
     with serving() as server, httpx.Client(base_url=server.address) as client:
         connection = http.client.HTTPConnection("127.0.0.1", server.port)
         for length, text in TEXTS.items():
-            for title, asked in ASKED.items():
-                rivals = {
-                    "in process": partial(model.analyze, [text], **asked),
-                    "over HTTP, http.client": partial(post, connection, {"input": text, **asked}),
-                    "over HTTP, httpx": partial(client.post, "/v1/analyze", json={"input": text, **asked}),
+            for title, weights in WEIGHTS.items():
+                asked = {"input": text, "weights": weights}
+                rivals: dict[str, Call] = {
+                    "in process": partial(model.analyze, [text], weights=weights),
+                    "over HTTP, http.client": partial(post, connection, asked),
+                    "over HTTP, httpx": partial(client.post, "/v1/analyze", json=asked),
                 }
                 side_by_side(f"One request, {length}, {title}", rivals, repeats=10)
 
 
-def post(connection: http.client.HTTPConnection, body: dict[str, object]) -> bytes:
+def post(connection: http.client.HTTPConnection, body: dict[str, str]) -> bytes:
     """The answer's bytes."""
     connection.request("POST", "/v1/analyze", json.dumps(body), {"Content-Type": "application/json"})
     response = connection.getresponse()

@@ -27,7 +27,7 @@ class Server:
     def __init__(self, model: str | Path = "minilm", **settings: object) -> None:
         self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
-        given = {"KQV_PORT": self.port, "KQV_MODELS": model, "KQV_LOG_LEVEL": "WARNING"}
+        given: dict[str, object] = {"KQV_PORT": self.port, "KQV_MODELS": model, "KQV_LOG_LEVEL": "WARNING"}
         given |= {f"KQV_{name.upper()}": value for name, value in settings.items()}
         self._environment = os.environ | {name: str(value) for name, value in given.items()}
         self.process: subprocess.Popen[bytes] | None = None

@@ -9,9 +9,10 @@ from rich.progress import track
 from rich.table import Table
 
 CONSOLE = Console()
+Call = Callable[[], object]
 
 
-def side_by_side(title: str, rivals: Mapping[str, Callable[[], object]], rounds: int = 15, repeats: int = 1) -> dict[str, float]:
+def side_by_side(title: str, rivals: Mapping[str, Call], rounds: int = 15, repeats: int = 1) -> dict[str, float]:
     """Seconds a call: the median over the rounds, each of which runs every rival `repeats` times, in turn.
 
     Prints a table with each rival's ratio to the first: the median of the rounds' own ratios, and their quartiles.

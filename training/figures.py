@@ -15,6 +15,12 @@ def by_head(title: str, values: Float[Tensor, "L H"]) -> None:
         print(f"  layer {layer}: {'  '.join(f'{value:.3f}' for value in heads)}")
 
 
+def logits(model: kqv.Model, rows: list[list[int]]) -> list[Float[Tensor, "n V"]]:
+    """What a model expects at, or after, each token."""
+    found = model.analyze(rows, weights="none", diagnostics="none", outputs=("logits",))
+    return [each.logits for each in found if each.logits is not None]  # as it is where it was asked for
+
+
 def diagnostics(model: kqv.Model, group: Group, rows: list[list[int]], names: tuple[str, ...]) -> dict[str, Float[Tensor, "L H"]]:
     """The mean of each diagnostic over rows of token ids."""
     found = model.analyze(rows, weights="none", diagnostics=names, outputs=())

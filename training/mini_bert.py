@@ -166,9 +166,9 @@ EVERY = 7
 def guess(model: kqv.Model, rows: list[list[int]]) -> Guesses:
     """What the model makes of rows with masks."""
     masked = [[MASK_ID if is_judged(place, row) else index for place, index in enumerate(row)] for row in rows]
-    found = model.analyze(masked, weights="none", diagnostics="none", outputs=("logits",))
+    found = figures.logits(model, masked)
     return Guesses.of(
-        torch.cat([each.logits[torch.tensor(ids) == MASK_ID] for each, ids in zip(found, masked, strict=True)]), hidden(rows)
+        torch.cat([logits[torch.tensor(ids) == MASK_ID] for logits, ids in zip(found, masked, strict=True)]), hidden(rows)
     )
 
 

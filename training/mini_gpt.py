@@ -7,7 +7,6 @@ from statistics import fmean
 
 import tokenizers
 import torch
-from jaxtyping import Float
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -142,18 +141,13 @@ def repeats(text: Stream, generator: random.Random, count: int) -> dict[str, lis
 def loss(model: kqv.Model, rows: list[list[int]]) -> float:
     """Mean cross-entropy of the next token, in nats."""
     return fmean(
-        float(cross_entropy(found[:-1], torch.tensor(row[1:]))) for found, row in zip(logits(model, rows), rows, strict=True)
+        float(cross_entropy(found[:-1], torch.tensor(row[1:])))
+        for found, row in zip(figures.logits(model, rows), rows, strict=True)
     )
 
 
 def right(model: kqv.Model, rows: list[list[int]]) -> float:
     """How often the likeliest token is the one that comes, where that can be known: the second time, but for its first token."""
     places = slice(len(rows[0]) // 2 + 1, -1)
-    guessed = torch.stack(logits(model, rows))[:, places].argmax(-1)
+    guessed = torch.stack(figures.logits(model, rows))[:, places].argmax(-1)
     return float((guessed == torch.tensor(rows)[:, places.start + 1 :]).float().mean())
-
-
-def logits(model: kqv.Model, rows: list[list[int]]) -> list[Float[Tensor, "n V"]]:
-    """What it expects after each token."""
-    found = model.analyze(rows, weights="none", diagnostics="none", outputs=("logits",))
-    return [each.logits for each in found]

@@ -87,6 +87,7 @@ def aligned(model: kqv.Model, examples: list[dates.Example]) -> Float[Tensor, "L
     shares = []
     for example, found in zip(examples, model.analyze(inputs, diagnostics="none", outputs=()), strict=True):
         weights = found.attention["cross"].weights
+        assert weights is not None
         spans = [(place, example.span_of(place)) for place in range(len(example.target))]
         shares += [weights[:, :, place, slice(*span)].sum(-1) for place, span in spans if span]
     return torch.stack(shares).mean(0)

@@ -13,7 +13,8 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from kqv.diagnostics import DEFAULT_DIAGNOSTICS, Subject, Tokens, diagnose
+from kqv.attention.relations import Tokens
+from kqv.diagnostics import DEFAULT_DIAGNOSTICS, Subject, diagnose
 
 MEASURES = [name for name in DEFAULT_DIAGNOSTICS if name != "output_norm"]
 
@@ -31,8 +32,8 @@ def make_app(directory: str) -> FastAPI:
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
     special = torch.tensor(tokenizer.all_special_ids)
 
-    @app.post("/analyze")
-    def analyze(question: Question):  # without a type FastAPI encodes it item by item, as it does for most
+    @app.post("/analyze", response_model=None)  # without a model FastAPI encodes it item by item, as it does for most
+    def analyze(question: Question) -> dict[str, Any]:
         return answer(question)
 
     @app.post("/analyze-typed")

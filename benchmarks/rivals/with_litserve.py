@@ -7,14 +7,14 @@ import torch
 import transformers
 
 
-class Embedder(litserve.LitAPI):
+class Embedder(litserve.LitAPI):  # type: ignore[misc] # it has its types in its own environment alone
     """Mean-pooled MiniLM by transformers' fused attention, padded."""
 
     def setup(self, device: str) -> None:
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1])
         self.model = transformers.AutoModel.from_pretrained(sys.argv[1]).to(device).eval()
 
-    def decode_request(self, request: dict) -> str:
+    def decode_request(self, request: dict[str, str]) -> str:
         return request["input"]
 
     def predict(self, texts: list[str]) -> list[list[float]]:
@@ -24,7 +24,7 @@ class Embedder(litserve.LitAPI):
         mask = inputs["attention_mask"][..., None]
         return ((hidden * mask).sum(1) / mask.sum(1)).tolist()
 
-    def encode_response(self, output: list[float]) -> dict:
+    def encode_response(self, output: list[float]) -> dict[str, list[float]]:
         return {"embedding": output}
 
 

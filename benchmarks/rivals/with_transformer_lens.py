@@ -7,7 +7,7 @@ import torch
 
 import kqv
 from benchmarks.memory import peak_mb
-from benchmarks.side_by_side import CONSOLE, side_by_side
+from benchmarks.side_by_side import CONSOLE, Call, side_by_side
 from kqv.config import ModelConfig
 from kqv.transformer import Transformer
 
@@ -19,9 +19,18 @@ LENGTHS = (128, 512, 1024)
 
 
 def ours() -> kqv.Model:
-    sizes = {"vocabulary_size": 50257, "context": 1024, "d_model": 768, "num_heads": 12, "d_feed_forward": 3072}
-    kind = {"norm_placement": "pre", "final_norm": True, "activation": "gelu_tanh"}
-    config = ModelConfig(architecture="decoder", decoder_layers=12, **sizes, **kind)
+    config = ModelConfig(
+        architecture="decoder",
+        decoder_layers=12,
+        vocabulary_size=50257,
+        context=1024,
+        d_model=768,
+        num_heads=12,
+        d_feed_forward=3072,
+        norm_placement="pre",
+        final_norm=True,
+        activation="gelu_tanh",
+    )
     transformer = Transformer(config).requires_grad_(False).eval()
     for parameter in transformer.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
@@ -47,7 +56,7 @@ def main() -> None:
     model, lens = ours(), theirs()
     for tokens in LENGTHS:
         ids = torch.randint(50257, (1, tokens))
-        rivals = {
+        rivals: dict[str, Call] = {
             "kqv, all diagnostics": functools.partial(model.analyze, ids.tolist(), weights="none", outputs=()),
             "kqv, all weights too": functools.partial(model.analyze, ids.tolist(), outputs=()),
             "TransformerLens, entropy and maximum": functools.partial(look, lens, ids),
