@@ -14,9 +14,9 @@ from kqv.analysis import Checks, GroupAnalysis, TopWeights
 from kqv.attention.call import AttentionCall, SequenceAttention
 from kqv.attention.dense import dense, repeat_heads
 from kqv.attention.foresight import Foreseen
-from kqv.attention.maps import Maps, RemadeMaps, WholeMaps
+from kqv.attention.maps import Maps, WholeMaps
 from kqv.attention.masks import Table
-from kqv.attention.packed import Observed, attend_packed, observe_packed
+from kqv.attention.packed import Observed, attend_packed, observe_packed, remake
 from kqv.attention.relations import Tokens
 from kqv.attention.result import AttentionResult
 from kqv.attention.sight import Sight, join_sights, look, look_along
@@ -25,7 +25,7 @@ from kqv.attention.variants import Comparison, Variant, compare
 from kqv.config import Group
 from kqv.diagnostics import DIAGNOSTICS, QUERY_MEASURES, Judged, defined_for, judge, measure_across, query_measures
 from kqv.selection import Scope
-from kqv.watch import Watch, as_given, of_scope
+from kqv.watch import Watch, of_scope
 
 CHECKS = frozenset({"row_sum_error", "forbidden_mass"})
 PER_HEAD_TENSORS = frozenset({"q", "k", "v", "head_outputs"})
@@ -107,7 +107,7 @@ class Recorder:
                 measures = of_scope(means[index].permute(1, 2, 0), scope).transpose(1, 2)
                 errors, masses = worst[list(scope.layers), :, index].unbind(1)
                 found: Kept = {"measures": measures, "row_sum_error": errors, "forbidden_mass": masses}
-                self._found[index][group] = found | ({} if shown is None else {"weights": as_given(shown.weights, scope)})
+                self._found[index][group] = found | ({} if shown is None else {"weights": shown.named(scope.layers, scope.heads)})
 
     def _apart(self, call: AttentionCall, index: int, variant: Variant) -> Float[Tensor, "n H D"]:
         """One sequence that attends in another way, which shows its weights if it shows anything."""
@@ -239,7 +239,8 @@ class Part:
         """Its scores and weights, kept or made again."""
         if self.looked.whole is not None:
             return WholeMaps(self.looked.whole)
-        return RemadeMaps(self.sequence, self.looked.observed.quantities[QUANTITIES.index("logsumexp")][:, self.rows])
+        logsumexp = self.looked.observed.quantities[QUANTITIES.index("logsumexp")][:, self.rows]
+        return remake(self.looked.call, self.place, logsumexp)
 
     def keep(self) -> Kept:
         """What the sequence's selection asks for, by name."""

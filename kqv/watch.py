@@ -40,11 +40,7 @@ class Watch:
         if self.selection.weights != "full":
             return None
         scope = self.scopes[group]
-        layers, chosen = once(scope.layers), once(scope.heads)
-        places = torch.full((heads,), -1, dtype=torch.int32)
-        places[list(chosen)] = torch.arange(len(chosen), dtype=torch.int32)
-        weights = torch.zeros(len(layers), len(chosen), *scope.map_size, dtype=torch.float32)
-        return Shown(weights, layers, places, scope.queries, scope.keys)
+        return Shown.room(scope.layers, scope.heads, heads, scope.queries, scope.keys)
 
 
 def describe(
@@ -69,16 +65,3 @@ def of_scope(tensor: Tensor, scope: Scope) -> Tensor:
     if scope.layers != tuple(range(len(tensor))):
         tensor = tensor[list(scope.layers)]
     return tensor if scope.heads == tuple(range(tensor.shape[1])) else tensor[:, list(scope.heads)]
-
-
-def once(indices: tuple[int, ...]) -> tuple[int, ...]:
-    """Each index once, in the order in which they come."""
-    return tuple(dict.fromkeys(indices))
-
-
-def as_given(tensor: Tensor, scope: Scope) -> Tensor:
-    """The scope's layers and heads as it names them, of [l, h, …] of each of them once."""
-    for dim, indices in enumerate((scope.layers, scope.heads)):
-        if once(indices) != indices:
-            tensor = tensor.index_select(dim, torch.tensor([once(indices).index(index) for index in indices]))
-    return tensor

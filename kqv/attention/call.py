@@ -103,6 +103,14 @@ class AttentionCall:
         keys, values = (self.keys[index],), (self.values[index],)
         return replace(self, q=q, queries=Packing((len(q),)), keys=keys, values=values, scratch=Scratch())
 
+    def part(self, index: int, queries: slice) -> "AttentionCall":
+        """The call of some queries of one sequence, as if they were other tokens than its keys."""
+        q, keys, values = self.queries.split(self.q)[index], self.keys[index], self.values[index]
+        mask, bias = self.rules(index, len(keys) - len(q) if self.same else 0)
+        mask, bias, q = shift_mask(mask, queries.start), shift_bias(bias, queries.start), q[queries]
+        packing = Packing((len(q),))
+        return AttentionCall("cross", self.layer, q, packing, (keys,), (values,), self.projection, mask, bias, self.scale)
+
     @property
     def sight(self) -> Hashable:
         """Calls of one pass that are equal in this let their queries see the same keys."""

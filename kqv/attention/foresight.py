@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -37,6 +38,28 @@ class Shown:
     """Which of the shown heads each is, −1 for one that isn't shown; int32."""
     queries: slice
     keys: slice
+
+    @classmethod
+    def room(cls, layers: Sequence[int], heads: Sequence[int], num_heads: int, queries: slice, keys: slice) -> "Shown":
+        """Room for it, of layers that have so many heads; what is named twice is there once."""
+        layers, heads = once(layers), once(heads)
+        places = torch.full((num_heads,), -1, dtype=torch.int32)
+        places[list(heads)] = torch.arange(len(heads), dtype=torch.int32)
+        sizes = (part.stop - part.start for part in (queries, keys))
+        return cls(torch.zeros(len(layers), len(heads), *sizes, dtype=torch.float32), layers, places, queries, keys)
+
+    def named(self, layers: Sequence[int], heads: Sequence[int]) -> Float[Tensor, "L H Q K"]:
+        """The weights of the layers and heads as they were named."""
+        weights = self.weights
+        for dim, indices in enumerate((layers, heads)):
+            if len(once(indices)) < len(indices):
+                weights = weights.index_select(dim, torch.tensor([once(indices).index(index) for index in indices]))
+        return weights
+
+
+def once(indices: Sequence[int]) -> tuple[int, ...]:
+    """Each index once, in the order in which they come."""
+    return tuple(dict.fromkeys(indices))
 
 
 class Foreseen(NamedTuple):

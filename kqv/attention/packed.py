@@ -11,6 +11,7 @@ from torch import Tensor
 from kqv.attention.call import AttentionCall
 from kqv.attention.fused import fused
 from kqv.attention.lowering import Attended
+from kqv.attention.maps import Maps, RemadeMaps
 from kqv.attention.masks import Causal, Everything
 from kqv.attention.relations import Tokens
 from kqv.attention.result import AttentionResult
@@ -62,6 +63,14 @@ def observe_packed(call: AttentionCall, tokens: Sequence[Tokens], top_k: Sequenc
         streams.append(sequence.by(partial(streaming, tokens=known, top_k=k)))
     quantities = torch.cat([stream.quantities[:, 0] for stream in streams], dim=-1)
     return Observed(join(call, streams), quantities)
+
+
+def remake(call: AttentionCall, index: int, logsumexp: Float[Tensor, "H T"]) -> Maps:
+    """The maps of a sequence whose attention is over, any part of them."""
+    sequence = call.sequence(index)
+    if native.serves(call, looks=True):
+        return native.NativeMaps(sequence, logsumexp, call, index)
+    return RemadeMaps(sequence, logsumexp)
 
 
 def join(call: AttentionCall, results: Sequence[AttentionResult | Streamed]) -> Float[Tensor, "N H D"]:

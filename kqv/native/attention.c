@@ -65,7 +65,8 @@ INLINE void see(Lanes *lanes, const Keys *keys, const Call *call, const Sequence
             for (int c = 0; c < vectors; c++)
                 lanes->row_sum[c] += lanes->tile[j][c];
     }
-    add_values(lanes, keys->values, count, call->width, vectors);
+    if (call->output)
+        add_values(lanes, keys->values, count, call->width, vectors);
 }
 
 INLINE void see_by(Lanes *lanes, const Keys *keys, const Call *call, const Sequence *sequence, const int vectors)
@@ -197,6 +198,10 @@ static void show_parts(Scratch *scratch, const Call *call, const Sequence *seque
 /* A task: some parts of one sequence's lanes, for one key head. */
 static void attend_parts(Scratch *scratch, const Call *call, const Sequence *sequence, Cut cut, int64_t key_head, int64_t task)
 {
+    const Map *map = call->maps ? call->maps + (sequence - call->sequences) : NULL;
+    const int is_shown = map && map->weights && shows(map, key_head, call->heads / call->key_heads);
+    if (!is_shown && !call->output)
+        return;
     const int64_t start = task * cut.together * cut.size;
     int parts = 0, lowest = INT32_MAX, highest = 0;
     for (int64_t first = start; parts < cut.together && first < cut.lanes; first += cut.size, parts++) {
@@ -211,9 +216,9 @@ static void attend_parts(Scratch *scratch, const Call *call, const Sequence *seq
             if (sees_from(scratch->lanes + part, first))
                 see_keys(scratch->lanes + part, &scratch->keys, call, sequence);
     }
-    for (int part = 0; part < parts; part++)
+    for (int part = 0; part < parts && call->output; part++)
         finish(scratch->lanes + part, call, sequence, key_head, start + part * cut.size);
-    if (call->maps && call->maps[sequence - call->sequences].weights)
+    if (is_shown)
         show_parts(scratch, call, sequence, cut, key_head, start, parts, lowest, highest);
 }
 

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from kqv.attention.biases import Bias, added
 from kqv.attention.call import AttentionCall, Limits, SequenceAttention, stretches
 from kqv.attention.foresight import Shown
 from kqv.attention.lowering import MARGIN, TOP, Attended, biased, side_by_side, sum_more
+from kqv.attention.maps import RemadeMaps
 from kqv.attention.masks import Everything, visible
 from kqv.attention.relations import Tokens
 from kqv.attention.statistics import QUANTITIES
@@ -125,6 +127,24 @@ def keep_maps(maps: Sequence[Shown | None], layers: int) -> list["ctypes.Array[C
             for layer, weights in zip(shown.layers, shown.weights, strict=True):
                 kept[layer][index] = CMap(weights.data_ptr(), shown.places.data_ptr(), *crop)
     return kept
+
+
+@dataclass(frozen=True, eq=False)
+class NativeMaps(RemadeMaps):
+    """The weights once more from queries and keys, without the outputs: so they sum to 1 as they did when they were used."""
+
+    call: AttentionCall
+    index: int
+    """Of the sequence in the call."""
+
+    def weights(self, heads: Sequence[int], queries: slice, keys: slice) -> Float[Tensor, "h q k"]:
+        native, call = library(), self.call.part(self.index, queries)
+        shown = Shown.room([0], heads, call.q.shape[1], slice(0, queries.stop - queries.start), keys)
+        [maps], asked = keep_maps([shown], 1), ask(call)
+        asked.structure.output, asked.structure.maps = None, ctypes.addressof(maps)
+        assert native is not None
+        native.kqv_attend(ctypes.byref(asked.structure))
+        return shown.named([0], heads)[0]
 
 
 class Added(NamedTuple):

@@ -11,7 +11,7 @@ enum { LOGSUMEXP, ROW_SUM, FORBIDDEN, ENTROPY, MAX_WEIGHT, EFFECTIVE_TOKENS, TOP
 
 /* One sequence of the batch. */
 typedef struct {
-    const float *keys, *values; /* [num_keys][key heads][width] */
+    const float *keys, *values; /* [num_keys][key heads][width]; values are read only for an output */
     const float *table;         /* [heads or 1][num_keys][num_queries]: added to the scores, −inf where masked; or NULL */
     const int32_t *ids;         /* each key's token; or NULL */
     const uint8_t *special;     /* whether a key is a special token; or NULL */
@@ -30,8 +30,8 @@ typedef struct {
 
 typedef struct {
     const float *queries;      /* [tokens][heads][width] */
-    float *output;             /* [tokens][heads][width], contiguous */
-    float *quantities;         /* [planes][heads][tokens]; or NULL: the output alone */
+    float *output;             /* [tokens][heads][width], contiguous; or NULL: maps alone */
+    float *quantities;         /* [planes][heads][tokens], beside an output; or NULL */
     const int32_t *low, *high; /* [tokens]: a query sees the keys low … high − 1 of its sequence */
     const float *bias;         /* [heads][bias_length]: what is added at query i and key j lies at i − j + bias_zero; or NULL */
     const Sequence *sequences;

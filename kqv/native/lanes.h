@@ -126,7 +126,8 @@ static void read_keys(Keys *keys, const Call *call, const Sequence *sequence, in
     keys->first = first, keys->count = count;
     for (int j = 0; j < count; j++) {
         copy(keys->keys + j * call->width, k + j * call->key_stride, call->width);
-        copy(keys->values + j * call->width, v + j * call->value_stride, call->width);
+        if (call->output)
+            copy(keys->values + j * call->width, v + j * call->value_stride, call->width);
     }
     for (int j = 0; call->quantities && j < GROUP + KEYS; j++)
         keys->steps[j] = (float)(j - GROUP);

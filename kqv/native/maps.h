@@ -6,6 +6,15 @@
 #include "call.h"
 #include "lanes.h"
 
+/* Whether any of the heads that share a key head is shown. */
+INLINE int shows(const Map *map, int64_t key_head, int64_t shared)
+{
+    for (int64_t head = key_head * shared; head < (key_head + 1) * shared; head++)
+        if (map->shown[head] >= 0)
+            return 1;
+    return 0;
+}
+
 /* Where the weights of vector c's lanes go, from the map's first key on; NULL for a lane that isn't shown. Lanes began at `first`. */
 INLINE void find_rows(float *rows[WIDTH], const Lanes *lanes, const Call *call, const Map *map, int64_t key_head, int64_t first, int c)
 {
