@@ -98,10 +98,7 @@ class Plan:
     def _layer(self, block: Block, window: int) -> CLayer:
         attention, feed_forward = block.self_attention, block.feed_forward
         return CLayer(
-            attention_norm=self._shelf.norm(block.self_attention_norm),
-            feed_forward_norm=self._shelf.norm(block.feed_forward_norm),
-            query_norm=self._shelf.norm(attention.query_norm).weight,
-            key_norm=self._shelf.norm(attention.key_norm).weight,
+            **self._shelf.norms(block.self_attention_norm, block.feed_forward_norm, attention.query_norm, attention.key_norm),
             in_=self._matrix(attention.in_projection),
             out=self._matrix(attention.out_projection),
             up=self._matrix(feed_forward.up),

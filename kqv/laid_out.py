@@ -98,10 +98,7 @@ class LaidOutStack:
         matrices = [self._matrix(linear) for linear in (attention.in_projection, attention.out_projection, feed_forward.down)]
         up = [self._matrix(feed_forward.up, part, parts) for part in range(parts)]
         return CLayer(
-            attention_norm=self._shelf.norm(block.self_attention_norm),
-            feed_forward_norm=self._shelf.norm(block.feed_forward_norm),
-            query_norm=self._shelf.norm(attention.query_norm).weight,
-            key_norm=self._shelf.norm(attention.key_norm).weight,
+            **self._shelf.norms(block.self_attention_norm, block.feed_forward_norm, attention.query_norm, attention.key_norm),
             in_=matrices[0],
             out=matrices[1],
             down=matrices[2],

@@ -18,7 +18,7 @@ from kqv.attention.maps import RemadeMaps
 from kqv.attention.masks import Everything, visible
 from kqv.attention.relations import Tokens
 from kqv.attention.statistics import QUANTITIES
-from kqv.native.library import library
+from kqv.native.library import built, library
 from kqv.native.structures import WIDEST, address, fields
 
 
@@ -109,9 +109,8 @@ def ask(call: AttentionCall, tokens: Sequence[Tokens] = (), top_k: Sequence[int]
 
 def attend(call: AttentionCall, tokens: Sequence[Tokens] = (), top_k: Sequence[int] = ()) -> Attended:
     """Attend, and where `tokens` are given look as well: see `ask`."""
-    native, asked = library(), ask(call, tokens, top_k)
-    assert native is not None
-    native.kqv_attend(ctypes.byref(asked.structure))
+    asked = ask(call, tokens, top_k)
+    built().kqv_attend(ctypes.byref(asked.structure))
     if asked.quantities is not None and max(top_k) > TOP:
         sum_more(call, asked.quantities, top_k)
     return Attended(asked.output.to(call.q.dtype), asked.quantities)
@@ -138,12 +137,11 @@ class NativeMaps(RemadeMaps):
     """Of the sequence in the call."""
 
     def weights(self, heads: Sequence[int], queries: slice, keys: slice) -> Float[Tensor, "h q k"]:
-        native, call = library(), self.call.part(self.index, queries)
+        call = self.call.part(self.index, queries)
         shown = Shown.room([0], heads, call.q.shape[1], slice(0, queries.stop - queries.start), keys)
         [maps], asked = keep_maps([shown], 1), ask(call)
         asked.structure.output, asked.structure.maps = None, ctypes.addressof(maps)
-        assert native is not None
-        native.kqv_attend(ctypes.byref(asked.structure))
+        built().kqv_attend(ctypes.byref(asked.structure))
         return shown.named([0], heads)[0]
 
 

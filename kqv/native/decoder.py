@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kqv.native.matrices import CMatrix, built
+from kqv.native.library import built
+from kqv.native.matrices import CMatrix
 from kqv.native.shapes import CNorm, CShape
 from kqv.native.structures import fields
 

@@ -41,6 +41,13 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
+def built() -> ctypes.CDLL:
+    """The library, for those who have asked whether there is one."""
+    native = library()
+    assert native is not None
+    return native
+
+
 def file_name(capability: str) -> str:
     """A name that changes with the sources and with what they are compiled for."""
     digest = hashlib.sha256(repr((FLAGS, MACHINES.get(capability))).encode())

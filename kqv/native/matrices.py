@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kqv.native.arena import Arena
-from kqv.native.library import library
+from kqv.native.library import built
 from kqv.native.structures import address, fields
 
 BLOCK = 32
@@ -68,13 +68,6 @@ class Matrix:
         y, sums = x.new_empty(len(x), self.rows), x.new_empty(len(x) * (self.columns // BLOCK + MARGIN))
         built().kqv_multiply(ctypes.byref(self.structure), place(x), ctypes.c_int64(len(x)), place(sums), place(y))
         return y
-
-
-def built() -> ctypes.CDLL:
-    """The library; who comes here has asked whether there is one."""
-    native = library()
-    assert native is not None
-    return native
 
 
 def place(tensor: Tensor) -> ctypes.c_void_p:

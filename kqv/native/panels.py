@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from kqv.native.arena import LINE, Arena
-from kqv.native.matrices import built
+from kqv.native.library import built
 from kqv.native.structures import fields
 
 

@@ -67,3 +67,12 @@ class Shelf:
         weight, bias = norm.weight, getattr(norm, "bias", None)
         assert isinstance(weight, Tensor)
         return CNorm(self.numbers(weight), None if bias is None else self.numbers(bias))
+
+    def norms(self, attention: nn.Module, feed_forward: nn.Module, query: nn.Module, key: nn.Module) -> dict[str, Any]:
+        """A layer's norms, by the names that C has for them."""
+        return {
+            "attention_norm": self.norm(attention),
+            "feed_forward_norm": self.norm(feed_forward),
+            "query_norm": self.norm(query).weight,
+            "key_norm": self.norm(key).weight,
+        }

@@ -2,7 +2,7 @@
 
 import ctypes
 
-from kqv.native.matrices import built
+from kqv.native.library import built
 from kqv.native.panels import CPanels
 from kqv.native.shapes import CNorm, CShape
 from kqv.native.structures import fields
