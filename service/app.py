@@ -69,6 +69,11 @@ CORS_HEADERS = ("Authorization", "Content-Type", "X-Request-Id", "X-Request-Time
 CORS_EXPOSED = ("X-Request-Id", "Server-Timing", "Retry-After", "Inference-Header-Content-Length")
 
 
+OWN_TELEMETRY = {"tracing": False, "metrics": False, "logs": False}
+"""`service.observing` tells of requests. FastAPI, since 0.165, would tell of them a second time, and asks the environment three times
+a request whether it should."""
+
+
 def create_app(settings: Settings, served: Models, tracing: Tracing | None = None) -> FastAPI:
     """The service over some models; what it serves may be loaded later. Raises `InputError` for settings that can't be followed."""
     service = make_service(settings, served)
@@ -80,6 +85,7 @@ def create_app(settings: Settings, served: Models, tracing: Tracing | None = Non
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,  # what generated clients call the operation
         lifespan=partial(run, service, tracing),
+        telemetry=OWN_TELEMETRY,
     )
     app.state.service = service
     add_handlers(app)
