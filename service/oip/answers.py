@@ -134,3 +134,10 @@ class InferAnswer(Answer):
     id: str | None = None
     """The request's."""
     outputs: list[InferOutputAnswer]
+
+
+class OpenInferenceError(Answer):
+    """An error on the routes of Open Inference Protocol."""
+
+    error: str
+    """What went wrong here, and what to do."""

@@ -340,27 +340,3 @@ class Problem(Answer):
     """The X-Request-Id of this request, by which the log has it."""
     errors: list[FieldProblem] | None = None
     """The fields at fault, with status 422."""
-
-
-class OpenAIErrorFields(Answer):
-    """What went wrong."""
-
-    message: str
-    """What went wrong here, and what to do."""
-    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
-    param: str | None
-    """The field at fault."""
-    code: str | None
-
-
-class OpenAIError(Answer):
-    """An error on the routes of OpenAI's protocol."""
-
-    error: OpenAIErrorFields
-
-
-class OpenInferenceError(Answer):
-    """An error on the routes of Open Inference Protocol."""
-
-    error: str
-    """What went wrong here, and what to do."""

@@ -75,6 +75,23 @@ class EmbeddingsAnswer(Answer):
     usage: EmbeddingsUsage
 
 
+class OpenAIErrorFields(Answer):
+    """What went wrong."""
+
+    message: str
+    """What went wrong here, and what to do."""
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    param: str | None
+    """The field at fault."""
+    code: str | None
+
+
+class OpenAIError(Answer):
+    """An error on the routes of OpenAI's protocol."""
+
+    error: OpenAIErrorFields
+
+
 def read_embeddings(body: EmbeddingsRequest, model: Model, settings: Settings) -> list[Job]:
     """A job for each text. Raises `InputError` at the first wrong one, and for a length that the vectors don't have."""
     d_model = model.config.d_model

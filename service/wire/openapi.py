@@ -5,7 +5,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.wire.answers import OpenAIError, OpenInferenceError, Problem
+from service.oip.answers import OpenInferenceError
+from service.wire.answers import Problem
+from service.wire.embeddings import OpenAIError
 from service.work.caller import TIMEOUT
 
 Responses = dict[int | str, dict[str, Any]]
