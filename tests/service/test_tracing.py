@@ -240,3 +240,12 @@ else:
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+async def test_fastapi_tells_nothing_of_its_own(model: kqv.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = Spans()
+    monkeypatch.setattr("opentelemetry.trace.get_tracer_provider", lambda: others.provider)
+    async with traced(model) as (_, client, spans):
+        await client.post("/v1/analyze", json=BODY)
+    assert spans.all
+    assert not others.all
