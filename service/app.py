@@ -70,8 +70,8 @@ CORS_EXPOSED = ("X-Request-Id", "Server-Timing", "Retry-After", "Inference-Heade
 
 
 OWN_TELEMETRY = {"tracing": False, "metrics": False, "logs": False}
-"""`service.observing` tells of requests. FastAPI, since 0.165, would tell of them a second time, and asks the environment three times
-a request whether it should."""
+"""`service.observing` tells of requests. FastAPI, since 0.165, would tell of them a second time, and asks the environment three
+times a request whether it should."""
 
 
 def create_app(settings: Settings, served: Models, tracing: Tracing | None = None) -> FastAPI:
