@@ -27,6 +27,9 @@ CHUNK = 1 << 17
 BASE64_CHUNK = 3 << 17
 """Bytes likewise; a multiple of 3, so that no part but the last one is padded."""
 
+PLACE = b"\0"
+"""Stands where a large tensor was left out: a byte that JSON has nowhere else, since in its texts it is escaped."""
+
 
 @dataclass(frozen=True)
 class Form:
@@ -61,23 +64,49 @@ def present(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encode(content: object, encoding: Encoding = "lists") -> bytes:
-    """JSON of anything that holds tensors. In lists, NaN (undefined) and infinities (masked) become null."""
-    return orjson.dumps(content, HOOKS[encoding], orjson.OPT_SERIALIZE_NUMPY)
+    """The same as bytes, for what isn't large."""
+    return b"".join(encode_parts(content, encoding))
 
 
-def to_lists(value: object) -> Array | orjson.Fragment:
-    """What orjson makes of a tensor: an array that it knows how to write, or for a large one what it wrote chunk by chunk."""
-    array = to_array(tensor_in(value))
-    return array if array.size <= CHUNK else orjson.Fragment(b"".join(chunks(array)))
+def encode_parts(content: object, encoding: Encoding = "lists") -> list[Part]:
+    """JSON of anything that holds tensors, in parts that are never joined: an answer of tens of megabytes is in memory once.
+
+    Large tensors are left out at first, and written chunk by chunk where they belong. In lists, NaN (undefined) and infinities
+    (masked) become null.
+    """
+    left_out: list[Iterator[Part]] = []
+    write = HOOKS[encoding]
+    rest = orjson.dumps(content, lambda value: write(tensor_in(value), left_out), orjson.OPT_SERIALIZE_NUMPY)
+    parts: list[Part] = []
+    start = 0
+    for chunks in left_out:
+        place = rest.index(PLACE, start)
+        parts += [rest[start:place], *chunks]
+        start = place + len(PLACE)
+    return [*parts, rest[start:]]
 
 
-def to_base64(value: object) -> orjson.Fragment:
+def to_lists(tensor: Tensor, left_out: list[Iterator[Part]]) -> Array | orjson.Fragment:
+    """What orjson makes of a tensor: an array that it knows how to write, or for a large one the place of its chunks."""
+    array = to_array(tensor)
+    if array.size <= CHUNK:
+        return array
+    left_out.append(list_chunks(array))
+    return orjson.Fragment(PLACE)
+
+
+def to_base64(tensor: Tensor, left_out: list[Iterator[Part]]) -> orjson.Fragment:
     """A tensor as requests may have it too: an object with dtype, shape and data."""
-    array = to_array(tensor_in(value))
-    memory = memory_of(array)
-    data = (b2a_base64(memory[start : start + BASE64_CHUNK], newline=False) for start in range(0, len(memory), BASE64_CHUNK))
-    shape = orjson.dumps(array.shape)
-    return orjson.Fragment(b"".join([b'{"dtype":"%b","shape":%b,"data":"' % (array.dtype.name.encode(), shape), *data, b'"}']))
+    array = to_array(tensor)
+    data, shape = PLACE, orjson.dumps(array.shape)
+    if array.nbytes <= BASE64_CHUNK:
+        data = b"".join(base64_chunks(array))
+    else:
+        left_out.append(base64_chunks(array))
+    return orjson.Fragment(b'{"dtype":"%b","shape":%b,"data":"%b"}' % (array.dtype.name.encode(), shape, data))
+
+
+HOOKS: dict[Encoding, Callable[[Tensor, list[Iterator[Part]]], Any]] = {"lists": to_lists, "base64": to_base64}
 
 
 def tensor_in(value: object) -> Tensor:
@@ -87,25 +116,29 @@ def tensor_in(value: object) -> Tensor:
     return value
 
 
-HOOKS: dict[Encoding, Callable[[object], Any]] = {"lists": to_lists, "base64": to_base64}
-
-
-def chunks(array: Array) -> Iterator[bytes]:
-    """The JSON of a large array: as many rows at once as make up a chunk, or each row in chunks of its own."""
+def list_chunks(array: Array) -> Iterator[Part]:
+    """The JSON of a large array: as many rows at once as make up a chunk, less their brackets, or each row in chunks of its own."""
     rows = max(1, CHUNK * len(array) // array.size)
     yield b"["
     for start in range(0, len(array), rows):
         part = array[start : start + rows]
         yield b"," if start else b""
         if part.size > CHUNK:
-            yield from chunks(part[0])
+            yield from list_chunks(part[0])
         else:
-            yield orjson.dumps(part, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+            yield memoryview(orjson.dumps(part, option=orjson.OPT_SERIALIZE_NUMPY))[1:-1]
     yield b"]"
 
 
-LISTS = Form("application/json", BYTES_PER_NUMBER, lambda content: [encode(content)])
-BASE64 = Form("application/json", 8, lambda content: [encode(content, "base64")])
+def base64_chunks(array: Array) -> Iterator[Part]:
+    """The base64 of an array."""
+    memory = memory_of(array)
+    for start in range(0, len(memory), BASE64_CHUNK):
+        yield b2a_base64(memory[start : start + BASE64_CHUNK], newline=False)
+
+
+LISTS = Form("application/json", BYTES_PER_NUMBER, encode_parts)
+BASE64 = Form("application/json", 8, lambda content: encode_parts(content, "base64"))
 FILE = Form("application/x-safetensors", 6, write_file)
 JSON_FORMS: dict[Encoding, Form] = {"lists": LISTS, "base64": BASE64}
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from kqv import Analysis, InputError, Job, Model
 from service.settings import Settings
-from service.wire.encoding import Form, encode
+from service.wire.encoding import Form, encode_parts
 from service.wire.requests import AnalyzeRequest, RowsRequest
 from service.wire.tensors import to_array
 from service.work.reading import read_analysis
 
-FORM = Form("application/json", 100, lambda content: [encode(content)])
+FORM = Form("application/json", 100, encode_parts)
 """A row has one number, and the names of its place."""
 
 

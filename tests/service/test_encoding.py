@@ -3,12 +3,13 @@
 import json
 import threading
 import time
+import tracemalloc
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from service.wire.encoding import BASE64, BASE64_CHUNK, BYTES_PER_NUMBER, CHUNK, FILE, Form, chunks, encode
+from service.wire.encoding import BASE64, BASE64_CHUNK, BYTES_PER_NUMBER, CHUNK, FILE, LISTS, Encoding, Form, encode, list_chunks
 from service.wire.tensors import EncodedTensor, decode, to_array
 
 
@@ -38,8 +39,30 @@ def test_pieces_of_a_large_tensor_are_the_whole(shape: tuple[int, ...]) -> None:
 
 
 def test_large_tensors_come_in_pieces_of_bounded_size() -> None:
-    pieces = list(chunks(to_array(torch.rand(12, 300, 300))))
+    pieces = list(list_chunks(to_array(torch.rand(12, 300, 300))))
     assert max(map(len, pieces)) <= CHUNK * BYTES_PER_NUMBER
+
+
+@pytest.mark.parametrize("encoding", ["lists", "base64"])
+def test_large_tensors_stand_where_they_belong(encoding: Encoding) -> None:
+    """Beside small ones, and beside texts that have the byte which stands for them while they are left out."""
+    first, second, small = torch.arange(CHUNK + 1), -torch.arange(2 * CHUNK), torch.arange(3)
+    found = json.loads(encode({"\0": "\0", "a": [first, small, {"b": second}, "\0"], "c": first}, encoding))
+    assert [*found] == ["\0", "a", "c"]
+    assert found["\0"] == found["a"][3] == "\0"
+    expected = [encode(each, encoding) for each in (first, small, second)]
+    assert [found["a"][0], found["a"][1], found["a"][2]["b"]] == [json.loads(each) for each in expected]
+    assert found["c"] == found["a"][0] != found["a"][2]["b"]
+
+
+@pytest.mark.parametrize("form", [LISTS, BASE64])
+def test_an_answer_is_in_memory_once(form: Form) -> None:
+    weights = torch.softmax(3 * torch.randn(6, 12, 100, 100), -1)
+    tracemalloc.start()
+    parts = form.encode({"results": [{"weights": weights}, {"weights": weights}]})
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1.5 * sum(map(len, parts))
 
 
 def test_what_json_does_not_have_is_an_error() -> None:

@@ -140,9 +140,9 @@ def test_log_is_of_one_form_and_warns_of_an_open_door(checkpoint: Path) -> None:
 
 ARENAS = """
 import ctypes, threading
-from service.server import share_free_memory
+from service.server import bound_free_memory
 
-share_free_memory()
+bound_free_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.fopen.restype = ctypes.c_void_p, ctypes.c_void_p
 together = threading.Barrier(16)
@@ -162,7 +162,34 @@ libc.fflush(out)
 """
 
 
-@pytest.mark.skipif("not hasattr(__import__('ctypes').CDLL(None), 'malloc_info')", reason="this C library isn't glibc")
+HOLES = """
+from pathlib import Path
+from service.server import bound_free_memory
+
+def resident_mb():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+bound_free_memory()
+stays, before = [], resident_mb()
+for _ in range(3):  # having seen them go, glibc would by itself keep such blocks from the second time on
+    goes = []
+    for _ in range(20):
+        goes.append(bytearray(2_000_000))
+        stays.append(bytes(50_000))
+del goes
+print(resident_mb() - before)
+"""
+
+is_glibc = pytest.mark.skipif("not hasattr(__import__('ctypes').CDLL(None), 'malloc_info')", reason="this C library isn't glibc")
+
+
+@is_glibc
 def test_threads_share_their_free_memory() -> None:
     told = subprocess.run([sys.executable, "-c", ARENAS], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert 1 <= told.count("<heap nr=") <= 2
+
+
+@is_glibc
+def test_what_is_large_goes_back_to_the_system_whatever_stays_beside_it() -> None:
+    told = subprocess.run([sys.executable, "-c", HOLES], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert float(told) < 10, "3 MB stay, 40 went"
