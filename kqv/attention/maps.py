@@ -52,11 +52,10 @@ class WholeMaps(Maps):
 
 
 @dataclass(frozen=True, eq=False)
-class RemadeMaps(Maps):
-    """p_ij = exp(s_ij − LSE_i): any weight, without the others of its row."""
+class FromHeads(Maps):
+    """Made again out of queries and keys."""
 
     sequence: SequenceAttention
-    logsumexp: Float[Tensor, "H T"]
 
     def scores(self, heads: Sequence[int], queries: slice, keys: slice) -> Float[Tensor, "h q k"]:
         sequence, device = self.sequence, self.sequence.q.device
@@ -69,6 +68,13 @@ class RemadeMaps(Maps):
         if sequence.bias is not None:
             scores = scores + sequence.bias(*grid)[0]
         return scores.masked_fill(~sequence.mask(*grid)[0], -torch.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class RemadeMaps(FromHeads):
+    """p_ij = exp(s_ij − LSE_i): any weight, without the others of its row."""
+
+    logsumexp: Float[Tensor, "H T"]
 
     def weights(self, heads: Sequence[int], queries: slice, keys: slice) -> Float[Tensor, "h q k"]:
         """Whole rows are rounded so that they sum to 1."""

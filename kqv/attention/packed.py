@@ -69,7 +69,7 @@ def remake(call: AttentionCall, index: int, logsumexp: Float[Tensor, "H T"]) -> 
     """The maps of a sequence whose attention is over, any part of them."""
     sequence = call.sequence(index)
     if native.serves(call, looks=True):
-        return native.NativeMaps(sequence, logsumexp, call, index)
+        return native.NativeMaps(sequence, call, index)
     return RemadeMaps(sequence, logsumexp)
 
 

@@ -14,7 +14,7 @@ from kqv.attention.biases import Bias, added
 from kqv.attention.call import AttentionCall, Limits, SequenceAttention, stretches
 from kqv.attention.foresight import Shown
 from kqv.attention.lowering import MARGIN, TOP, Attended, biased, side_by_side, sum_more
-from kqv.attention.maps import RemadeMaps
+from kqv.attention.maps import FromHeads
 from kqv.attention.masks import Everything, visible
 from kqv.attention.relations import Tokens
 from kqv.attention.statistics import QUANTITIES
@@ -129,8 +129,8 @@ def keep_maps(maps: Sequence[Shown | None], layers: int) -> list["ctypes.Array[C
 
 
 @dataclass(frozen=True, eq=False)
-class NativeMaps(RemadeMaps):
-    """The weights once more from queries and keys, without the outputs: so they sum to 1 as they did when they were used."""
+class NativeMaps(FromHeads):
+    """By the part that attends, without the outputs: rows sum to 1 as they did when they were used."""
 
     call: AttentionCall
     index: int
