@@ -21,8 +21,9 @@ from service.batching.workers import make_crew
 from service.errors import add_handlers
 from service.http.auth import Admit, Keys, describe_keys
 from service.http.bodies import Straight
+from service.http.door import Door
 from service.http.embed_tokens import EmbedTokens
-from service.http.middleware import Bound, Door, Observe, Shield
+from service.http.middleware import Bound, Observe, Observers, Shield
 from service.models import Models
 from service.observing.heads import Heads
 from service.observing.logs import log_request
@@ -93,7 +94,9 @@ def create_app(settings: Settings, served: Models, tracing: Tracing | None = Non
         app.include_router(module.router)
         service.metrics.expect(module.router.routes)
     dashboard.mount(app)
-    add_middleware(app, service, tracing)
+    observers = (log_request, service.metrics.observe, *([tracing.observe] if tracing else []))
+    add_middleware(app, service, observers)
+    app.state.door = Door(service, waiting_routes(), observers)
     app.openapi = partial(describe_app, app, service)  # type: ignore[method-assign]
     return app
 
@@ -118,11 +121,10 @@ def make_service(settings: Settings, served: Models) -> Service:
     return service
 
 
-def add_middleware(app: FastAPI, service: Service, tracing: Tracing | None) -> None:
+def add_middleware(app: FastAPI, service: Service, observers: Observers) -> None:
     """What surrounds the routes, from the inside out."""
     settings = service.settings
     app.add_middleware(Straight, routes=[route for module in MODULES for route in module.router.routes])
-    app.add_middleware(Door, check_room=service.batcher.check_room, routes=waiting_routes())
     if service.keys.required:
         app.add_middleware(Admit, keys=service.keys, tokens=service.embed_tokens, settings=settings, assets=assets(app))
     app.add_middleware(Bound, settings=settings)
@@ -135,8 +137,7 @@ def add_middleware(app: FastAPI, service: Service, tracing: Tracing | None) -> N
             allow_headers=CORS_HEADERS,
             expose_headers=CORS_EXPOSED,
         )
-    observers = (log_request, service.metrics.observe)
-    app.add_middleware(Observe, observers=(*observers, tracing.observe) if tracing else observers)
+    app.add_middleware(Observe, observers=observers)
 
 
 def waiting_routes() -> list[APIRoute]:

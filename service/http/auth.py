@@ -150,22 +150,8 @@ class Admit:
         if self.is_public(scope):
             await self.app(scope, receive, send)
             return
-        key = presented(header_of(scope, b"authorization"))
-        if key is None:
-            raise UnauthorizedError("this needs a key; send it as Authorization: Bearer KEY")
-        name = exchange_of(scope).key = self.keys.name_of(key) or self._name_of_token(key, scope)
-        if name is None:
-            raise UnauthorizedError("the key is not known here, or not any more")
+        name = exchange_of(scope).key = authenticate(scope, self.keys, self.tokens)
         await self._serve(name, scope, receive, send)
-
-    def _name_of_token(self, token: str, scope: Scope) -> str | None:
-        """What an embed token's requests count as: not as those of the key that it was made with, whose share they'd use up."""
-        grant = self.tokens.read(token)
-        if grant is None:
-            return None
-        grant.check(scope)
-        scope["state"]["grant"] = grant
-        return f"embed:{grant.key}"
 
     def is_public(self, scope: Scope) -> bool:
         """Whether this may be seen without a key."""
@@ -180,6 +166,27 @@ class Admit:
             await self.app(scope, receive, send)
         finally:
             self.under_way[name] -= 1
+
+
+def authenticate(scope: Scope, keys: Keys, tokens: EmbedTokens) -> str:
+    """What a request's caller is called. Raises `UnauthorizedError`, or `ForbiddenError` for an embed token that isn't for this."""
+    key = presented(header_of(scope, b"authorization"))
+    if key is None:
+        raise UnauthorizedError("this needs a key; send it as Authorization: Bearer KEY")
+    name = keys.name_of(key) or name_of_token(key, scope, tokens)
+    if name is None:
+        raise UnauthorizedError("the key is not known here, or not any more")
+    return name
+
+
+def name_of_token(token: str, scope: Scope, tokens: EmbedTokens) -> str | None:
+    """What an embed token's requests count as: not as those of the key that it was made with, whose share they'd use up."""
+    grant = tokens.read(token)
+    if grant is None:
+        return None
+    grant.check(scope)
+    scope["state"]["grant"] = grant
+    return f"embed:{grant.key}"
 
 
 def presented(authorization: str | None) -> str | None:

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, cast
 
+from starlette.responses import Response
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
@@ -31,13 +32,19 @@ class Cycle(RequestResponseCycle):
         event = cast(dict[str, Any], message)
         if event["type"] == "http.response.start" and not self.response_started:
             self._begin(event["status"], event.get("headers", ()))
+            asyncio.get_running_loop().call_soon(self._write)  # before long, whether there is something of the body by then or not
         elif event["type"] == "http.response.body" and self.response_started and not self.response_complete:
             self._go_on(event.get("body", b""), is_last=not event.get("more_body", False))
         else:
             raise RuntimeError(f"{event['type']} was sent out of turn")
 
+    def answer(self, response: Response) -> None:
+        """Send a whole answer at once: for those who can't wait, where the connection takes more."""
+        self._begin(response.status_code, response.raw_headers)
+        self._go_on(response.body, is_last=True)
+
     def _begin(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Make the head. It goes out before long, whether there is something of the body by then or not."""
+        """Make the head."""
         self.response_started, self.waiting_for_100_continue = True, False
         lines = [STATUS_LINE[status]]
         for name, value in (*self.default_headers, *headers):
@@ -57,7 +64,6 @@ class Cycle(RequestResponseCycle):
         self._head = b"".join((*lines, b"\r\n"))
         if self._head.count(b"\n") != len(lines) + 1 or self._head.count(b"\r") != len(lines) + 1:
             raise RuntimeError("a header holds a line break")
-        asyncio.get_running_loop().call_soon(self._write)
 
     def _go_on(self, body: Part, *, is_last: bool) -> None:
         """Send a part of the body."""

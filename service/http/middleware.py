@@ -1,8 +1,8 @@
 """Around every request: what is noted of it, what is refused before any route sees it, and an opaque answer where all else fails.
 
 From the outside in: `Observe` gives it an id and tells how it went; CORS (starlette's); `Shield` answers what nobody else did;
-`Bound` limits headers and bodies; `auth.Admit` asks for a key; `Door` is shut while the queue is full. All are plain ASGI:
-starlette's BaseHTTPMiddleware hides a client that hangs up.
+`Bound` limits headers and bodies; `auth.Admit` asks for a key. All are plain ASGI: starlette's BaseHTTPMiddleware hides a client
+that hangs up. While the queue is full, most requests don't come so far: `door` says no before.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from uuid import uuid4
 
-from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import (
@@ -95,8 +94,25 @@ class Exchange:
         return self.ended - self.started
 
 
-Observer = Callable[[Exchange], None]
-"""Is told of every request when it is over."""
+Observers = Sequence[Callable[[Exchange], None]]
+"""They are told of every request when it is over."""
+
+
+def begin(scope: Scope) -> Exchange:
+    """What is known of a request from now on, and all who handle it can find."""
+    exchange = Exchange(scope)
+    scope.setdefault("state", {}).update(exchange=exchange, request_id=exchange.request_id, stages=exchange.stages)
+    return exchange
+
+
+def end(exchange: Exchange, observers: Observers) -> None:
+    """It is over, however it went."""
+    exchange.ended = time.monotonic()
+    for undo in exchange.at_the_end:
+        undo()
+    for observer in observers:
+        observer(exchange)
+    exchange.scope["state"].clear()  # it holds the exchange, which holds it: only the garbage collector would free the two
 
 
 def exchange_of(scope: Scope) -> Exchange:
@@ -114,7 +130,7 @@ def header_of(scope: Scope, name: bytes) -> str | None:
 class Observe:
     """Gives each request an id and an `Exchange`, and tells the observers how it went."""
 
-    def __init__(self, app: ASGIApp, observers: tuple[Observer, ...]) -> None:
+    def __init__(self, app: ASGIApp, observers: Observers) -> None:
         self.app = app
         self.observers = observers
 
@@ -125,8 +141,7 @@ class Observe:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})  # nothing here speaks it
             return
-        exchange = Exchange(scope)
-        scope.setdefault("state", {}).update(exchange=exchange, request_id=exchange.request_id, stages=exchange.stages)
+        exchange = begin(scope)
 
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -141,11 +156,7 @@ class Observe:
         try:
             await self.app(scope, receive, send_on)
         finally:
-            exchange.ended = time.monotonic()
-            for undo in exchange.at_the_end:
-                undo()
-            for observer in self.observers:
-                observer(exchange)
+            end(exchange, self.observers)
         let_go(exchange.error)
 
 
@@ -210,27 +221,6 @@ class Bound:
             await self.app(scope, body.receive, send)
         finally:
             self.held_bytes -= body.held
-
-
-class Door:
-    """Refuses what the device has no room for before it is read: a crowd costs little then, and is told soon."""
-
-    def __init__(self, app: ASGIApp, check_room: Callable[[], None], routes: Sequence[Route]) -> None:
-        """`check_room` raises where there is none, for requests to these routes."""
-        self.app = app
-        self.check_room = check_room
-        self.routes = routes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            try:
-                self.check_room()
-            except OverloadedError:
-                for route in self.routes:
-                    if route.path_regex.match(scope["path"]):
-                        scope["route"] = route  # by which metrics and the log call it
-                        raise
-        await self.app(scope, receive, send)
 
 
 def check_headers(headers: list[tuple[bytes, bytes]], settings: Settings) -> None:

@@ -5,14 +5,18 @@ so much time, and only so many requests may be ahead. It takes what follows an `
 none here.
 """
 
+import math
 from asyncio import AbstractEventLoop, Event, Future, TimerHandle, Transport
+from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 from uuid import uuid4
 
 import httptools
 import orjson
+from starlette.responses import Response
+from starlette.types import Scope
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -38,6 +42,14 @@ MOST_AHEAD = 32
 """Requests that a client may send before its turn: all of them are kept."""
 
 
+Refuse = Callable[[Scope], Response | None]
+"""Has an answer for requests that the app needn't see."""
+
+
+def let_in(scope: Scope) -> None:
+    """Refuse nobody."""
+
+
 class Reading(Enum):
     """What of a request is awaited."""
 
@@ -57,6 +69,7 @@ class UnreadableError(Exception):
 class Protocol(HttpToolsProtocol):
     """Doesn't wait for ever for a head, or for the rest of a body that was answered already; tells what is no HTTP so."""
 
+    refuse: Refuse
     head_timeout_s: float
     body_timeout_s: float
     max_head_bytes: int
@@ -77,19 +90,22 @@ class Protocol(HttpToolsProtocol):
         self._refusal: int | None = None
         """What is to be said once the request before has its answer."""
         self._timer: TimerHandle | None = None
+        """Rings when the client's time may be over: not set anew for every request, of which most are over long before."""
         self._patience: float | None = None
+        self._until = math.inf
+        """When its time is over, on the loop's clock."""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_watching()
+        if self._timer is not None:
+            self._timer.cancel()
         super().connection_lost(exc)
         self._gone.set_result(None)
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
         try:
             while data and self._refusal is None:
                 data = self._feed(data)
@@ -152,12 +168,14 @@ class Protocol(HttpToolsProtocol):
         self._check_head()
         self._complete_scope()
         is_its_turn = self._is_over
-        self.cycle = self._asked = self._make_cycle()
-        if is_its_turn:
-            self._start_asgi_task(self.cycle, self.app)
-        else:
+        self.cycle = self._asked = cycle = self._make_cycle()
+        if not is_its_turn:
             self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
+            self.pipeline.appendleft((cycle, self.app))
+        elif not self.flow.write_paused and (refusal := self.refuse(cast(Scope, self.scope))) is not None:
+            cycle.answer(refusal)
+        else:
+            self._start_asgi_task(cycle, self.app)
 
     @property
     def _is_over(self) -> bool:
@@ -207,9 +225,15 @@ class Protocol(HttpToolsProtocol):
             self.cycle.message_event.set()
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self._refusal is not None and not self.transport.is_closing():
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._refusal is not None:
             self._answer(self._refusal)
+        self._patience = None
         self._watch()
 
     def _refuse(self, status: int) -> None:
@@ -241,29 +265,48 @@ class Protocol(HttpToolsProtocol):
             self._asked.message_event.set()
 
     def _watch(self) -> None:
-        """Begin to count where the client owes something, and stop where it has given it."""
+        """Begin to count where it is the client's turn, and stop where it isn't."""
         patience = self._owed()
-        if patience != self._patience:
-            self._stop_watching()
-            if patience is not None:
-                self._patience = patience
-                self._timer = self.loop.call_later(patience, self.transport.abort)
-
-    def _stop_watching(self) -> None:
-        if self._timer is not None:
+        if patience == self._patience:
+            return
+        self._patience = patience
+        self._until = math.inf if patience is None else self.loop.time() + patience
+        if self._timer is not None and self._timer.when() > self._until:
             self._timer.cancel()
-        self._timer = self._patience = None
+            self._timer = None
+        if self._timer is None and patience is not None:
+            self._timer = self.loop.call_at(self._until, self._ring)
+
+    def _ring(self) -> None:
+        """Close the connection if the client's time is over by now."""
+        self._timer = None
+        if self._until == math.inf:
+            return
+        if self.loop.time() < self._until:
+            self._timer = self.loop.call_at(self._until, self._ring)
+        elif self._is_idle:
+            self.transport.close()
+        else:
+            self.transport.abort()
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether the client has asked something and has all of it, and asks no more as yet."""
+        return self._asked is not None and self._is_over and self._reading is Reading.NOTHING
 
     def _owed(self) -> float | None:
-        """How long the client may take for what it is at; None while it is our turn, or nothing was begun."""
-        if not self._is_over or (self._asked and self._reading is Reading.NOTHING):
+        """How long the client may take for what it is at; None while it is our turn."""
+        if not self._is_over:
             return None  # for a body that isn't answered yet, the app has a limit of its own
+        if self._is_idle:
+            return self.timeout_keep_alive
         return self.body_timeout_s if self._reading is Reading.BODY else self.head_timeout_s
 
 
-def protocol_of(settings: Settings) -> type[Protocol]:
-    """The protocol with the settings' bounds; uvicorn makes one a connection."""
+def protocol_of(settings: Settings, refuse: Refuse = let_in) -> type[Protocol]:
+    """The protocol with the settings' bounds, and with one who refuses; uvicorn makes one a connection."""
     bounds = {
+        "refuse": staticmethod(refuse),
         "head_timeout_s": settings.head_timeout_s,
         "body_timeout_s": settings.body_timeout_s,
         "max_head_bytes": settings.max_header_bytes,

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from problems import problem
 from pydantic import ValidationError
-from serving import busy_device, listening, make_app, serving, until_waiting
+from serving import listening, make_app, serving
 
 import kqv
 from service.http.middleware import SECURITY
@@ -182,30 +182,6 @@ async def test_connections_end_when_the_process_is_about_to(model: kqv.Model) ->
         assert "connection" not in (await client.get("/livez")).headers
         app.state.service.draining = True
         assert (await client.get("/livez")).headers["connection"] == "close"
-
-
-async def test_crowd_is_refused_before_it_is_read(model: kqv.Model) -> None:
-    app = make_app(model, max_waiting_tokens=5)
-    async with serving(app) as client:
-        async with busy_device(app.state.service.batcher):
-            waiting = asyncio.create_task(client.post("/v1/analyze", json={"input": [5] * 5}))
-            await until_waiting(app.state.service.batcher, 1)
-            refused = await client.post("/v1/analyze", content=b"no JSON")
-            assert "5 tokens wait for the device already" in problem(refused, 429)["detail"]
-            assert refused.headers["retry-after"] == "1"
-            for path in (
-                "/v1/attend",
-                "/v1/generate",
-                "/v1/embeddings",
-                "/v2/models/tiny/infer",
-                "/v2/models/tiny/versions/1/infer",
-            ):
-                assert (await client.post(path, content=b"no JSON")).status_code == 429
-            assert (await client.post("/v1/tokenize", json={"input": "the cat"})).status_code == 200
-            assert (await client.post("/v1/none", content=b"no JSON")).status_code == 404
-        assert (await waiting).status_code == 200
-        counted = 'kqv_http_requests_total{method="POST",route="/v2/models/{name}/infer",status="429"} 1.0'
-        assert counted in (await client.get("/metrics")).text
 
 
 async def test_unpacked_bodies_count_as_they_are_kept(model: kqv.Model) -> None:

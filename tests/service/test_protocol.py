@@ -82,6 +82,19 @@ def test_connection_that_rests_between_requests_is_kept(server: httpx.Client) ->
         assert status_of_answer(connection) == 200
 
 
+def test_connection_that_rests_for_long_is_closed(model: kqv.Model) -> None:
+    """And requests put that off."""
+    with listening(make_app(model, keep_alive_s=1)) as url, httpx.Client(base_url=url) as server, connected(server) as connection:
+        for _ in range(3):
+            time.sleep(0.6)
+            connection.sendall(GET)
+            assert status_of_answer(connection) == 200
+        connection.settimeout(10)
+        rests = time.monotonic()
+        assert connection.recv(1) == b""
+        assert 0.9 < time.monotonic() - rests < 5
+
+
 def test_rest_of_a_body_that_was_answered_has_a_time(server: httpx.Client) -> None:
     with connected(server) as connection:
         head = b"POST /v1/analyze HTTP/1.1\r\nHost: kqv\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
