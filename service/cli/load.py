@@ -74,28 +74,43 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[Answer] | None = None
         """The one that is awaited."""
+        self._is_heard = False
+        """Whether something of it has come."""
 
     async def exchange(self, body: bytes) -> Answer:
-        """POST the body; raises `OSError`, `TimeoutError` or `RemoteProtocolError` where no whole answer comes."""
-        loop = asyncio.get_running_loop()
+        """POST the body; raises `OSError`, `TimeoutError` or `RemoteProtocolError` where no whole answer comes.
+
+        A kept connection that closes before a byte of the answer may have been closed for its long rest just as it was used again;
+        then the body goes once more over a new one (RFC 9112, 9.3.1).
+        """
         try:
             async with asyncio.timeout(self._target.timeout_s):
-                if self._transport is None:
-                    target = self._target
-                    await loop.create_connection(lambda: self, target.host, target.port, ssl=target.is_tls or None)
-                assert self._transport is not None
-                self._answer = loop.create_future()
-                self._transport.write(b"%b%d\r\n\r\n%b" % (self._head, len(body), body))
-                return await self._answer
+                is_kept = self._transport is not None
+                try:
+                    return await self._post(body)
+                except RemoteProtocolError:
+                    if not is_kept or self._is_heard:
+                        raise
+                    return await self._post(body)
         except BaseException:
             self.close()
             raise
+
+    async def _post(self, body: bytes) -> Answer:
+        loop, target = asyncio.get_running_loop(), self._target
+        if self._transport is None:
+            await loop.create_connection(lambda: self, target.host, target.port, ssl=target.is_tls or None)
+        assert self._transport is not None
+        self._answer, self._is_heard = loop.create_future(), False
+        self._transport.write(b"%b%d\r\n\r\n%b" % (self._head, len(body), body))
+        return await self._answer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport, self._parser = cast(asyncio.Transport, transport), httptools.HttpResponseParser(self)
         self._parts: list[bytes] = []
 
     def data_received(self, data: bytes) -> None:
+        self._is_heard = True
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -103,8 +118,8 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._fail("closed without a whole answer")
         self._transport = None
+        self._fail("closed without a whole answer")
 
     def on_body(self, body: bytes) -> None:
         self._parts.append(body)

@@ -97,6 +97,16 @@ async def test_a_connection_that_was_closed_while_it_rested_is_no_failure() -> N
     assert (first.outcome, second.outcome, script.connections) == ("200", "200", 2)
 
 
+async def test_a_connection_that_is_closed_as_it_is_used_again_is_no_failure() -> None:
+    """The server hears the second request, and hangs up; so it does on a new connection, and then that is what it does."""
+    script = Scripted(GOOD, b"", GOOD, b"", b"")
+    async with running(script) as target:
+        connection = Connection(target)
+        samples = [await ask(connection, body) for body in (b"1", b"2", b"3")]
+    assert [sample.outcome for sample in samples] == ["200", "200", "RemoteProtocolError"]
+    assert script.bodies == [b"1", b"2", b"2", b"3", b"3"]
+
+
 @pytest.mark.parametrize("script", [b"", CUT, b"nonsense\r\n\r\n"], ids=["hang-up", "cut", "not HTTP"])
 async def test_what_is_no_whole_answer_is_an_outcome_of_its_own(script: bytes) -> None:
     async with running(Scripted(script)) as target:
