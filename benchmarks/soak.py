@@ -23,7 +23,8 @@ def run(minutes: float = 20.0, warm_up_minutes: float = 2.0) -> None:
     slope = 60 / EVERY_S * growth(memory_mb) if len(memory_mb) > 2 else float("nan")
     outcomes = ", ".join(f"{count} × {outcome}" for outcome, count in report.outcomes.items())
     CONSOLE.print(f"Soak, {minutes:g} min: {report.successes_per_s:.1f}/s, {outcomes}")
-    CONSOLE.print(f"memory {memory_mb[0]:.0f} MB after the warm-up, {memory_mb[-1]:.0f} at the end")
+    lowest = ", ".join(f"{low:.0f}" for low in lows(memory_mb))
+    CONSOLE.print(f"memory {memory_mb[0]:.0f} MB after the warm-up, {memory_mb[-1]:.0f} at the end; least a minute: {lowest}")
     CONSOLE.print(f"{slope:+.2f} MB a minute; asked: +1 at most")
 
 
@@ -49,6 +50,12 @@ async def keep_breaking(target: Target) -> None:
     for _, pieces in broken_requests(target, "minilm", sentences(64, 4, 28)):
         await send(target, pieces)
         await asyncio.sleep(0.05)
+
+
+def lows(memory_mb: list[float]) -> list[float]:
+    """The least of each minute: what stays when the answers under way have gone."""
+    looks = round(60 / EVERY_S)
+    return [min(memory_mb[start : start + looks]) for start in range(0, len(memory_mb), looks)]
 
 
 def growth(memory_mb: list[float]) -> float:

@@ -33,14 +33,14 @@ operations of a batch take, and a worker asks for it after each of them."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Of glibc's malloc.h."""
-ARENAS = 2
-"""Separate stores of free memory. glibc makes up to eight for each core, and what a thread has freed in one is of no use to
-another: under answers of tens of megabytes the process grows by some hundreds for that."""
-ALONE = 1 << 20
+ARENAS = 1
+"""Stores of free memory. glibc makes up to eight for each core, and what a thread has freed in one is of no use to another: under
+answers of tens of megabytes the process grows by some hundreds for that."""
+ALONE = 1 << 19
 """Bytes from which on a block has pages of its own, which the system has back as soon as it is freed; and what may be free at
-the end of a store before that goes back too. By itself glibc goes up from 128 KiB to 32 MiB as blocks come and go. Parts of answers
-lie in the stores then, and the holes that they leave between what stays came to 600 MB within minutes. With half of this the stores
-are as small as they can be, but new pages take a tenth of an answer's time more."""
+the end of the store before that goes back too. By itself glibc goes up from 128 KiB to 32 MiB as blocks come and go. Maps and parts
+of answers lie in the store then, and the holes that they leave between what stays came to 600 MB within minutes. The new pages
+take a twentieth of the time of an answer with all weights."""
 
 YOUNG = 50_000
 """Objects more than there were that the garbage collector waits for, where Python has it wait for 700; a waiting request has some
@@ -87,7 +87,7 @@ def read_model(name: str, settings: Settings) -> Model:
 
 
 def bound_free_memory() -> None:
-    """Have all threads take memory from the same few stores, and what is large from none, where the C library is glibc."""
+    """Have all threads take memory from the same store, and what is large from none, where the C library is glibc."""
     with suppress(AttributeError):  # others have neither this function nor such stores
         set_option = ctypes.CDLL(None).mallopt
         for option, value in ((M_ARENA_MAX, ARENAS), (M_MMAP_THRESHOLD, ALONE), (M_TRIM_THRESHOLD, ALONE)):

@@ -173,17 +173,18 @@ class Batcher:
 
     def _settle(self, jobs: Sequence[Waiting], outcomes: Sequence[Outcome], given_up: int) -> None:
         """On a worker's thread: hand the outcomes to those who wait, on theirs. So many others were given up before they ran."""
+        abandoned = sum(waiting.future.cancelled() for waiting in jobs)
+        settled = [self._settled(waiting, outcome) for waiting, outcome in zip(jobs, outcomes, strict=True)]
+        with suppress_closed(self._loop):
+            self._loop.call_soon_threadsafe(settle, jobs, settled)  # first, so that nobody waits for what is only noted
         self._watcher.cancelled("queue", given_up)
-        self._watcher.cancelled("forward", sum(waiting.future.cancelled() for waiting in jobs))
+        self._watcher.cancelled("forward", abandoned)
         for run, largest in runs(jobs, outcomes).items():
             self._measure(run)
             self._watcher.ran(run, largest)
         for outcome in outcomes:
             if isinstance(outcome, Exception) and not isinstance(outcome, InputError):
                 self._watcher.failed()
-        settled = [self._settled(waiting, outcome) for waiting, outcome in zip(jobs, outcomes, strict=True)]
-        with suppress_closed(self._loop):
-            self._loop.call_soon_threadsafe(settle, jobs, settled)
 
     def _settled(self, waiting: Waiting, outcome: Outcome) -> Done | Exception:
         """What the one who waits is told."""

@@ -231,7 +231,7 @@ class Workers:
             self._idle_since = time.monotonic()
             self._returning += 1
             self.running -= len(batch.jobs)
-            if helpers or self._closing:
+            if self._closing or (helpers and self._queue):
                 self._wake_all()
 
     def _fail(self, error: BaseException) -> None:

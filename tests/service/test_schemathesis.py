@@ -1,6 +1,7 @@
 """The service does what its OpenAPI document says: Schemathesis draws requests from that, and judges the answers by it.
 
-It draws few here. For a thorough search, set `KQV_SCHEMATHESIS_CASES` to how many there should be for each operation.
+It draws few here. For a thorough search, set `KQV_SCHEMATHESIS_CASES` to how many there should be for each operation; `pytest -rP`
+says how many there were.
 """
 
 import json
@@ -58,19 +59,23 @@ def test_answers_are_as_the_document_says(address: str) -> None:
     operations = [found.ok() for found in document.get_all_operations()]
     assert len(operations) > 15
     with requests.Session() as session:
-        for operation in operations:
-            check(operation, session)
+        cases = sum(check(operation, session) for operation in operations)
+    print(f"{cases} cases of {len(operations)} operations")
 
 
-def check(operation: schemathesis.APIOperation[Any, Any, Any, Any], session: requests.Session) -> None:
-    """Requests that the document allows, and such as it doesn't, get an answer that it knows."""
+def check(operation: schemathesis.APIOperation[Any, Any, Any, Any], session: requests.Session) -> int:
+    """Requests that the document allows, and such as it doesn't, get an answer that it knows; returns how many there were."""
+    cases = 0
 
     @settings(max_examples=CASES, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy() | operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
     def answered(case: schemathesis.Case) -> None:
+        nonlocal cases
+        cases += 1
         response = case.call(session=session, headers={"Authorization": f"Bearer {KEY}"})
         # A request that the document allows may ask for what the model doesn't have, or be too impatient.
         excluded = [positive_data_acceptance] + [not_a_server_error] * (response.status_code == 504)
         case.validate_response(response, excluded_checks=excluded)
 
     answered()
+    return cases
