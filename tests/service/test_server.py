@@ -180,6 +180,24 @@ del goes
 print(resident_mb() - before)
 """
 
+AMID = """
+from pathlib import Path
+from service.server import bound_free_memory, give_back_free_memory
+
+def resident_mb():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+bound_free_memory()
+goes, stays = [], []
+for _ in range(600):
+    goes.append(b"x" * 100_000)
+    stays.append(b"x" * 1_000)
+before = resident_mb()
+del goes
+give_back_free_memory()
+print(before - resident_mb())
+"""
+
 is_glibc = pytest.mark.skipif("not hasattr(__import__('ctypes').CDLL(None), 'malloc_info')", reason="this C library isn't glibc")
 
 
@@ -193,3 +211,9 @@ def test_threads_share_their_free_memory() -> None:
 def test_what_is_large_goes_back_to_the_system_whatever_stays_beside_it() -> None:
     told = subprocess.run([sys.executable, "-c", HOLES], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert float(told) < 10, "3 MB stay, 40 went"
+
+
+@is_glibc
+def test_what_is_free_amid_the_store_goes_back_too() -> None:
+    told = subprocess.run([sys.executable, "-c", AMID], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert float(told) > 50, "60 MB went"
