@@ -83,13 +83,13 @@ class Heads(Collector):
         return self._chosen[model.id]
 
     def _add(self, model: str, chosen: Chosen, analysis: Analysis) -> None:
-        """Let one more sequence count."""
-        self._seen[model] = self._seen.get(model, 0) + 1
+        """Let one more sequence count: in the end, so that what is collected meanwhile has the figures of all that it counts."""
         for (measure, group), means in chosen.means.items():
             found = analysis.attention.get(group)
             if found is not None and found.layers and measure in found.diagnostics:
                 place = np.ix_(found.layers, found.heads)
                 means[place] = mixed(means[place], found.diagnostics[measure].to("cpu", torch.float64).numpy())
+        self._seen[model] = self._seen.get(model, 0) + 1
 
     def _look(self, model: Model, job: Job, batcher: Batcher) -> None:
         """Measure a sequence for the metrics alone, or not, where others would have to wait for it."""
