@@ -40,18 +40,17 @@ ALONE = 1 << 19
 """Bytes from which on a block has pages of its own, which the system has back as soon as it is freed. By itself glibc goes up from
 128 KiB to 32 MiB as blocks come and go. Maps and parts of answers lie in the store then, and the holes that they leave between what
 stays came to 600 MB within minutes. The new pages take a twentieth of the time of an answer with all weights. With half of this
-every read from a connection has its own, and a sentence that comes alone takes a fifth longer."""
+a sentence that comes alone takes a fifth longer."""
 SPARE = 1 << 24
-"""Bytes that may be free at the end of the store before they go back too. A lone sentence takes some MB and leaves them: were they
-given back each time, it would take a tenth longer."""
+"""Bytes that may be free at the end of the store before they go back too: given back after each lone sentence from 512 KiB on, and
+taken anew by the next, they made it a tenth longer."""
 
 GIVE_BACK_S = 5.0
 """How often what is free amid the store goes back, too: a crowd of answers leaves some tens of megabytes more than the largest
-crowd before. In a store as small as this it takes 1 to 13 ms, of a thread that holds no lock of the interpreter's."""
+crowd before. In a store as small as this it takes 1 to 13 ms, in which nobody else has memory of it."""
 
 YOUNG = 50_000
-"""Objects more than there were that the garbage collector waits for, where Python has it wait for 700; a waiting request has some
-hundreds."""
+"""Objects more than there were that the garbage collector waits for, where Python has it wait for 700."""
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
