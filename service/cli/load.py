@@ -103,7 +103,10 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         self._answer, self._is_heard = loop.create_future(), False
         self._transport.write(b"%b%d\r\n\r\n%b" % (self._head, len(body), body))
-        return await self._answer
+        try:
+            return await self._answer
+        finally:
+            self._answer = None  # or each idle connection would hold its last answer, of tens of megabytes
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport, self._parser = cast(asyncio.Transport, transport), httptools.HttpResponseParser(self)
