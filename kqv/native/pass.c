@@ -168,13 +168,20 @@ static Cut cut(const Pass *pass)
 {
     const int64_t threads = omp_get_max_threads(), each = (pass->tokens + threads - 1) / threads;
     const int together = threads > 1 && each < WORTH_A_BLOCK;
-    const int64_t tiles = (each + TOGETHER - 1) / TOGETHER, size = together || tiles * TOGETHER > TOKENS ? TOKENS : tiles * TOGETHER;
+    const int64_t wanted = together ? pass->tokens : (each + TOGETHER - 1) / TOGETHER * TOGETHER;
+    const int64_t size = wanted < TOKENS ? wanted : TOKENS;
     return (Cut){size, (pass->tokens + size - 1) / size, together ? threads : 1};
 }
 
 static int64_t room_of_block(const Stack *stack, Cut cut)
 {
     return cut.size * (stride_of(stack->shape.width) + stride_of(stack->shape.inner));
+}
+
+/* Room for the blocks that are worked on at once; NULL where there is no memory for it. */
+static float *make_room(const Stack *stack, Cut cut)
+{
+    return aligned_alloc(64, (cut.threads > 1 ? 1 : omp_get_max_threads()) * room_of_block(stack, cut) * sizeof(float));
 }
 
 static Block block_at(const Pass *pass, Cut cut, int64_t index, float *room)
@@ -199,15 +206,10 @@ static Block block_at(const Pass *pass, Cut cut, int64_t index, float *room)
 /* How many rows a panel has. */
 int kqv_panel(void) { return PANEL; }
 
-/* From the heads of layer `index` − 1, or from the embeddings, to those of layer `index`, or to the last hidden states; 0 where there is
-   no memory for it. */
-int kqv_between(const Pass *pass, int64_t index)
+/* From the heads of layer `index` − 1, or from the embeddings, to those of layer `index`, or to the last hidden states. */
+static void between(const Pass *pass, int64_t index, Cut own, float *room)
 {
-    const Cut own = cut(pass);
     const int64_t each = room_of_block(pass->stack, own), numbers = pass->stack->shape.width * pass->stack->shape.inner;
-    float *room = aligned_alloc(64, (own.threads > 1 ? 1 : omp_get_max_threads()) * each * sizeof *room);
-    if (!room)
-        return 0;
 #pragma omp parallel if (pass->tokens * numbers >= WORTH_SHARING)
     if (own.threads > 1) {
         for (int64_t i = 0; i < own.blocks; i++) {
@@ -224,6 +226,16 @@ int kqv_between(const Pass *pass, int64_t index)
             go_between(&block, index);
         }
     }
+}
+
+/* The same by itself; 0 where there is no memory for it. */
+int kqv_between(const Pass *pass, int64_t index)
+{
+    const Cut own = cut(pass);
+    float *room = make_room(pass->stack, own);
+    if (!room)
+        return 0;
+    between(pass, index, own, room);
     free(room);
     return 1;
 }
@@ -271,17 +283,22 @@ static void check(const Looks *looks, const Look *look)
 /* From the embeddings to the last hidden states; 0 where there is no memory for it. */
 int kqv_pass(const Pass *pass, const Looks *looks)
 {
+    const Cut own = cut(pass);
+    float *room = make_room(pass->stack, own);
+    if (!room)
+        return 0;
     for (int64_t layer = 0; layer < pass->stack->num_layers; layer++) {
         const Look *look = looks->looks + layer;
         Call call = *looks->call;
         call.low = look->low, call.high = look->high, call.maps = look->maps;
         if (!look->factors)
             call.quantities = NULL;
-        if (!kqv_between(pass, layer))
-            return 0;
+        between(pass, layer, own, room);
         kqv_attend(&call);
         if (look->factors)
             sum_up(looks, look), check(looks, look);
     }
-    return kqv_between(pass, pass->stack->num_layers);
+    between(pass, pass->stack->num_layers, own, room);
+    free(room);
+    return 1;
 }
