@@ -39,11 +39,11 @@ answers of tens of megabytes the process grows by some hundreds for that."""
 ALONE = 1 << 18
 """Bytes from which on a block has pages of its own, which the system has back as soon as it is freed. By itself glibc goes up from
 128 KiB to 32 MiB as blocks come and go. Maps and parts of answers lie in the store then, and the holes that they leave between what
-stays came to 600 MB within minutes. New pages for each take a twentieth of the time of an answer with all weights. They are taken
-only where the store has no room, so that its end is kept short."""
+stays came to 600 MB within minutes. New pages for each cost nearly a tenth of the answers with all weights, and a twentieth of
+those without. They are taken only where the store has no room, so that its end is kept short."""
 SPARE = 1 << 21
-"""Bytes that may be free at the end of the store before they go back too: what a lone sentence takes. With a quarter of it the next
-one has 70 pages to take anew."""
+"""Bytes that may be free at the end of the store before they go back too: what a lone sentence takes. With 256 KiB the next one
+has a hundred pages to take anew."""
 
 GIVE_BACK_S = 5.0
 """How often what is free amid the store goes back, too: a crowd of answers leaves some tens of megabytes more than the largest

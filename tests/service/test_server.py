@@ -162,14 +162,17 @@ libc.fflush(out)
 """
 
 
-HOLES = """
+RESIDENT = """
 from pathlib import Path
-from service.server import bound_free_memory
+from service.server import bound_free_memory, give_back_free_memory
 
 def resident_mb():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 
 bound_free_memory()
+"""
+
+HOLES = """
 stays, before = [], resident_mb()
 for _ in range(3):  # having seen them go, glibc would by itself keep such blocks from the second time on
     goes = []
@@ -181,13 +184,6 @@ print(resident_mb() - before)
 """
 
 AMID = """
-from pathlib import Path
-from service.server import bound_free_memory, give_back_free_memory
-
-def resident_mb():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
-
-bound_free_memory()
 goes, stays = [], []
 for _ in range(600):
     goes.append(b"x" * 100_000)
@@ -209,11 +205,11 @@ def test_threads_share_their_free_memory() -> None:
 
 @is_glibc
 def test_what_is_large_goes_back_to_the_system_whatever_stays_beside_it() -> None:
-    told = subprocess.run([sys.executable, "-c", HOLES], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    told = subprocess.run([sys.executable, "-c", RESIDENT + HOLES], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert float(told) < 10, "3 MB stay, 40 went"
 
 
 @is_glibc
 def test_what_is_free_amid_the_store_goes_back_too() -> None:
-    told = subprocess.run([sys.executable, "-c", AMID], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    told = subprocess.run([sys.executable, "-c", RESIDENT + AMID], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert float(told) > 50, "60 MB went"
