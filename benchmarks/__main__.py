@@ -18,6 +18,7 @@ from benchmarks import (
     readiness,
     request,
     service,
+    sharing,
     soak,
     variants,
 )
@@ -44,6 +45,7 @@ BENCHMARKS = {
     "service": Benchmark(service.compare, partial(service.compare, rounds=1, seconds=1, levels=(4,))),
     "service-full": Benchmark(service.compare_full, partial(service.compare_full, rounds=1, seconds=1, levels=(1,))),
     "overload": Benchmark(overload.run, partial(overload.run, seconds=8, best_seconds=3, max_waiting_tokens=2048)),
+    "sharing": Benchmark(sharing.run, partial(sharing.run, rounds=1, seconds=2)),
     "broken": Benchmark(broken.run, partial(broken.run, count=500)),
     "balancer": Benchmark(balancer.run, partial(balancer.run, requests=600)),
     "soak": Benchmark(soak.run, partial(soak.run, minutes=0.4, warm_up_minutes=0.1), by_name_only=True),

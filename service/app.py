@@ -158,7 +158,7 @@ def assets(app: FastAPI) -> frozenset[str]:
 def make_batcher(settings: Settings, served: Models, watcher: Watcher) -> Batcher:
     """The batcher that the settings describe."""
     batch = Size(settings.max_batch_tokens, settings.max_batch_cells, settings.max_batch_answer_bytes)
-    limits = Limits(settings.max_waiting_tokens, settings.max_waiting_sequences, batch)
+    limits = Limits(settings.max_waiting_tokens, settings.max_waiting_sequences, batch, settings.max_batch_s)
     crew = make_crew(settings.workers, settings.threads, settings.device)
     return Batcher(limits, crew, watcher, probe=served.probe)
 

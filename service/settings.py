@@ -109,6 +109,8 @@ class Settings(BaseSettings):
     """Sequences that may wait for the device; a request that would exceed it is answered 429."""
     max_batch_tokens: int = Field(default=1024, ge=1)
     """Tokens that go to the device together; a longer sequence goes alone."""
+    max_batch_s: float = Field(default=0.4, gt=0)
+    """Seconds that a batch may be expected to take, so that nobody waits long for a large model's; a longer sequence goes alone."""
     max_batch_cells: int = Field(default=1 << 26, ge=1)
     """Attention weights (queries × keys × heads × layers) that are looked at together; a larger sequence goes alone."""
     max_batch_answer_bytes: int = Field(default=64 * MIB, ge=1)

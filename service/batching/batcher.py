@@ -62,6 +62,8 @@ class Limits:
     waiting_tokens: int
     waiting_jobs: int
     batch: Size
+    batch_s: float = math.inf
+    """Seconds that it may be expected to take."""
 
 
 ALONE = Crew(workers=1)
@@ -80,7 +82,7 @@ class Batcher:
         """`probe` raises where the device will never work again; it is asked after each failure."""
         self._limits = limits
         self._watcher = watcher or Watcher()
-        self._queue = Queue(limits.batch)
+        self._queue = Queue(limits.batch, limits.batch_s)
         self._workers = Workers(crew, self._queue, self._settle, probe)
         self._closing = False
         self._waking = False

@@ -8,7 +8,8 @@ It is fair on three levels, each by its own measure:
 - Within a batch, half of the room goes by arrival, so that nobody waits more than about twice as long as in a plain queue; the rest
   goes in turns, a job of each request, so that a request of many sequences doesn't keep those waiting that came after it alone.
 
-The oldest job of a kind always goes with its next batch, however large: nobody starves.
+A batch has a budget, of which seconds are a part: who came while a slow model's batch runs waits for its end. The oldest job of a
+kind always goes with its next batch, however large: nobody starves.
 """
 
 import asyncio
@@ -25,6 +26,10 @@ LOOK_AHEAD = 64
 WORTH_A_TRIP = 8
 """Tokens that a batch keeps at least when a small queue is divided among idle workers: less, such as the next tokens of a few
 generations, goes faster together."""
+
+FEWEST = 64
+"""Tokens that a batch may have however slow they are, or the generations of a slow model would go one by one: a pass reads all of
+the weights, and SmolLM2 takes five times as long for so many as for one."""
 
 
 class Work(Protocol):
@@ -164,19 +169,23 @@ class Lane:
     kinds: dict[Work, Kind] = field(default_factory=dict)
     spent_s: float = 0.0
     """Seconds of one worker that its batches took, and what it was given for being away."""
-    s_per_token: float = 0.0
-    """As it was over the last few batches."""
+    s_per_token: dict[type[Work], float] = field(default_factory=dict)
+    """As it was over the last few batches: a generation's next token takes many times as long as one of a text that is read."""
 
     def oldest(self) -> Work:
         """The kind whose oldest job came first."""
         return min(self.kinds, key=lambda work: self.kinds[work].head.since)
 
-    def correct(self, tokens: int, charged_s: float, took_s: float) -> None:
+    def expect(self, work: Work) -> float:
+        """Seconds a token; 0 before the first batch."""
+        return self.s_per_token.get(type(work), 0.0)
+
+    def correct(self, batch: "Batch", took_s: float) -> None:
         """Put what a batch took in the place of what was expected of it."""
-        self.spent_s += took_s - charged_s
-        if tokens:
-            measured = took_s / tokens
-            self.s_per_token += (measured - self.s_per_token) * (0.2 if self.s_per_token else 1.0)
+        self.spent_s += took_s - batch.charged_s
+        if batch.size.tokens:
+            measured, expected = took_s / batch.size.tokens, self.expect(batch.work)
+            self.s_per_token[type(batch.work)] = expected + (measured - expected) * (0.2 if expected else 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,8 +205,10 @@ class Batch:
 class Queue:
     """All that waits for a device. It belongs to whoever holds the lock."""
 
-    def __init__(self, budget: Size) -> None:
+    def __init__(self, budget: Size, batch_s: float = math.inf) -> None:
+        """A batch is within the budget, and is expected to take no longer than that."""
         self._budget = budget
+        self._batch_s = batch_s
         self._lanes: dict[Hashable, Lane] = {}
         self._requests: dict[Waiting, Request] = {}
         self._clock_s = 0.0
@@ -240,17 +251,24 @@ class Queue:
         work = lane.oldest()
         kind, kinds = lane.kinds[work], sum(len(each.kinds) for each in waiting)
         shares = max(1, min(math.ceil(idle / kinds), kind.tokens // WORTH_A_TRIP))
-        share = self._budget.tokens if shares == 1 else min(self._budget.tokens, math.ceil(kind.tokens / shares))
+        s_per_token = lane.expect(work)
+        most = self._most_tokens(s_per_token)
+        share = most if shares == 1 else min(most, math.ceil(kind.tokens / shares))
         jobs = kind.fill(replace(self._budget, tokens=share))
         self._left(jobs)
         size = total(job.size for job in jobs)
-        self._clock_s, charged_s = lane.spent_s, size.tokens * lane.s_per_token
+        self._clock_s, charged_s = lane.spent_s, size.tokens * s_per_token
         lane.spent_s += charged_s
         return Batch(jobs, size, charged_s)
 
     def took(self, batch: Batch, seconds: float) -> None:
         """Note how long a batch kept a worker, or several together."""
-        self._lanes[batch.work.lane].correct(batch.size.tokens, batch.charged_s, seconds)
+        self._lanes[batch.work.lane].correct(batch, seconds)
+
+    def _most_tokens(self, s_per_token: float) -> int:
+        """Of a batch, at that speed."""
+        in_time = self._batch_s / s_per_token if s_per_token else math.inf
+        return int(min(self._budget.tokens, max(FEWEST, in_time)))
 
     def _left(self, jobs: Sequence[Waiting]) -> None:
         """Forget jobs of one kind that are no longer among those that wait."""

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batching.queue import Batch, Queue, Size, Waiting, total
+from service.batching.queue import LOOK_AHEAD, Batch, Queue, Size, Waiting, total
 
 BUDGET = Size(tokens=40, cells=300, answer_bytes=500)
 
@@ -27,6 +27,10 @@ class Task:
         return jobs
 
 
+class Reading(Task):
+    """Work of another type."""
+
+
 @pytest.fixture(scope="module")
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop = asyncio.new_event_loop()
@@ -37,8 +41,8 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 class Traffic:
     """A queue, and a note of what came and what went."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, budget: Size = BUDGET) -> None:
-        self.queue = Queue(budget)
+    def __init__(self, loop: asyncio.AbstractEventLoop, budget: Size = BUDGET, batch_s: float = math.inf) -> None:
+        self.queue = Queue(budget, batch_s)
         self.waiting: list[Waiting] = []
         self.gone: list[list[Waiting]] = []
         self._loop = loop
@@ -176,6 +180,50 @@ def test_maps_and_answers_fill_a_batch_too(loop: asyncio.AbstractEventLoop, size
     for request in "xyz":
         traffic.come(A, size, request=request)
     assert [names(traffic.go()) for _ in range(3)] == [["x"], ["y"], ["z"]]
+
+
+def test_batch_of_a_slow_lane_takes_no_longer_than_it_may(loop: asyncio.AbstractEventLoop) -> None:
+    traffic = Traffic(loop, Size(1000), batch_s=100)
+    for task in (A, B):
+        for _ in range(300):
+            traffic.come(task, 10)
+    took: dict[Any, list[float]] = {"a": [], "b": []}
+    for _ in range(12):
+        batch = traffic.queue.take()
+        seconds = batch.size.tokens * (0.8 if batch.work == A else 0.01)
+        traffic.queue.took(batch, seconds)
+        took[batch.work.lane].append(seconds)
+    assert took["a"][0] > 100, "nobody knew how slow it is"
+    assert all(80 < seconds <= 100 for seconds in took["a"][1:])
+    assert set(took["b"]) == {10.0}, "these have the whole budget"
+
+
+def test_few_tokens_go_together_however_slow(loop: asyncio.AbstractEventLoop) -> None:
+    traffic = Traffic(loop, Size(1000), batch_s=100)
+    for _ in range(3):
+        for _ in range(LOOK_AHEAD):
+            traffic.come(A, 1)
+        assert len(traffic.go(seconds=5000.0).jobs) == LOOK_AHEAD
+
+
+def test_sequence_longer_than_a_batch_may_take_goes_alone(loop: asyncio.AbstractEventLoop) -> None:
+    traffic = Traffic(loop, Size(1000), batch_s=100)
+    for _ in range(4):
+        traffic.come(A, 500)
+    assert [len(traffic.go().jobs) for _ in range(3)] == [2, 1, 1]
+
+
+def test_what_one_type_of_work_takes_says_nothing_of_another(loop: asyncio.AbstractEventLoop) -> None:
+    """A generation's next token is slow; a text of the same model is read a hundred times as fast."""
+    traffic, reading = Traffic(loop, Size(1000), batch_s=100), Reading("a")
+    traffic.come(A, 10)
+    traffic.go(seconds=1000.0)
+    for _ in range(4):
+        traffic.come(reading, 200)
+        assert traffic.go(seconds=20.0).charged_s in (0.0, pytest.approx(20.0))
+    for _ in range(4):
+        traffic.come(reading, 200)
+    assert len(traffic.go().jobs) == 4
 
 
 def test_lanes_share_the_device_by_the_time_that_they_take(loop: asyncio.AbstractEventLoop) -> None:

@@ -82,6 +82,15 @@ async def test_poisoned_request_fails_alone(model: kqv.Model, monkeypatch: pytes
         assert (await client.post("/v1/analyze", json={"input": [9]})).status_code == 200
 
 
+async def test_batch_is_no_longer_than_it_may_take(model: kqv.Model) -> None:
+    body = {"input": [[5] * 40] * 6}
+    for longest_s, together in ((1e-6, 1), (60.0, 6)):
+        async with serving(make_app(model, max_batch_s=longest_s)) as client:
+            await client.post("/v1/analyze", json={"input": [5]})  # from which it knows how long a token takes
+            answer = (await client.post("/v1/analyze", json=body)).json()
+        assert answer["timing"]["batch_sequences"] == together
+
+
 async def test_too_much_is_429_and_said_when_to_come_back(model: kqv.Model) -> None:
     app = make_app(model, max_waiting_tokens=10)
     async with serving(app) as client, busy_device(app.state.service.batcher) as release:
