@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batching.queue import LOOK_AHEAD, Batch, Queue, Size, Waiting, total
+from service.batching.queue import FEWEST, Batch, Queue, Size, Waiting, total
 
 BUDGET = Size(tokens=40, cells=300, answer_bytes=500)
 
@@ -201,9 +201,9 @@ def test_batch_of_a_slow_lane_takes_no_longer_than_it_may(loop: asyncio.Abstract
 def test_few_tokens_go_together_however_slow(loop: asyncio.AbstractEventLoop) -> None:
     traffic = Traffic(loop, Size(1000), batch_s=100)
     for _ in range(3):
-        for _ in range(LOOK_AHEAD):
+        for _ in range(FEWEST):
             traffic.come(A, 1)
-        assert len(traffic.go(seconds=5000.0).jobs) == LOOK_AHEAD
+        assert len(traffic.go(seconds=5000.0).jobs) == FEWEST
 
 
 def test_sequence_longer_than_a_batch_may_take_goes_alone(loop: asyncio.AbstractEventLoop) -> None:
