@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from kqv import InputError
-from service.batching.queue import Queue, Size, Waiting, Work, total
+from service.batching.queue import Queue, Size, Waiting, Work, smoothed, total
 from service.batching.workers import Crew, Outcome, Ran, Run, Workers, WorkersFailedError
 from service.errors import OverloadedError, UnavailableError
 
@@ -216,8 +216,7 @@ class Batcher:
     def _measure(self, run: Run) -> None:
         """Follow a worker's speed, as it was over the last few batches."""
         if run.cost:
-            tokens_per_s = run.cost / max(run.seconds, 1e-9)
-            self._tokens_per_s += (tokens_per_s - self._tokens_per_s) * (0.2 if self._tokens_per_s else 1.0)
+            self._tokens_per_s = smoothed(self._tokens_per_s, run.cost / max(run.seconds, 1e-9))
 
 
 def failed_device() -> UnavailableError:

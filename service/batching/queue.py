@@ -162,6 +162,11 @@ def first(requests: Iterable[Request]) -> tuple[Request, ...]:
     return tuple(islice(requests, LOOK_AHEAD))
 
 
+def smoothed(average: float, measured: float) -> float:
+    """The average of the last few, once one more was measured; 0 stands for none yet."""
+    return average + (measured - average) * (0.2 if average else 1.0)
+
+
 @dataclass(eq=False)
 class Lane:
     """Works that have one share of the device between them."""
@@ -184,8 +189,7 @@ class Lane:
         """Put what a batch took in the place of what was expected of it."""
         self.spent_s += took_s - batch.charged_s
         if batch.size.tokens:
-            measured, expected = took_s / batch.size.tokens, self.expect(batch.work)
-            self.s_per_token[type(batch.work)] = expected + (measured - expected) * (0.2 if expected else 1.0)
+            self.s_per_token[type(batch.work)] = smoothed(self.expect(batch.work), took_s / batch.size.tokens)
 
 
 @dataclass(frozen=True, eq=False)
